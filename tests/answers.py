@@ -13,6 +13,8 @@ from spillover.runtime.sampling import Sampling
 
 GREEDY = Sampling(temperature=0)
 STORY = "Tell me a story about a fox named Ruby."
+REST = " Then a cloud came by and finished the story. The end."
+"""What a provider adds to it."""
 FAKE_CARD = ModelCard(
     name="fake",
     architecture="llama",

@@ -16,6 +16,7 @@ from spillover.edge_server.wire.anthropic.answer import error_body as anthropic_
 from spillover.edge_server.wire.dialect import failure
 from spillover.edge_server.wire.openai.answer import error_body as openai_error
 from spillover.runtime.errors import ContextOverflow
+from tests.answers import STORY
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import routed_server
 from tests.edge_server.wire.dialect_bodies import ASKINGS, CHAT_IMAGE, Asking, turn, typed
@@ -70,7 +71,6 @@ def test_a_stream_of_every_dialect_says_its_id_and_that_it_is_local(
 
 
 HANDED_OVER = {name: ASKINGS[name] for name in ASKINGS if name not in ("llama.cpp", "tgi")}
-STORY = "Tell me a story about a fox named Ruby."
 
 
 def long_story(asking: Asking) -> dict[str, Any]:

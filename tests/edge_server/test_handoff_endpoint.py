@@ -19,13 +19,13 @@ from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.edge_server.wire.handoff import MAX_PREVIEW_CHARS, preview
 from spillover.runtime.request import GenerationRequest, Message
+from tests.answers import REST
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import lines, routed_server
 from tests.edge_server.story import STORY
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
-REST = " Then a cloud came by and finished the story. The end."
 KEY = "sk-canary-of-the-endpoint"
 
 CONFIG = """

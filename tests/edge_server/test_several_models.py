@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import httpx
 import ollama
@@ -32,6 +31,7 @@ from spillover.runtime.options import EngineOptions
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import wait_until
 from tests.edge_server.routed import KEY, follow, lines, routed_server
+from tests.edge_server.story import STORY
 from tests.edge_server.wire.dialect_bodies import ASKINGS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
@@ -53,7 +53,6 @@ n_ctx = 512
 name = "broken"
 model = "{broken}"
 """
-STORY: Any = [{"role": "user", "content": "Tell me a story about a fox named Ruby."}]
 
 
 @pytest.fixture(scope="module")

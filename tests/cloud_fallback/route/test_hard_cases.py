@@ -26,7 +26,7 @@ from spillover.cloud_fallback.spending.prices import Prices
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import Delta, EngineEvent, Finished, Queued
 from spillover.runtime.local_engine import LocalEngine
-from tests.answers import ask
+from tests.answers import REST, ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (
     CALM,
@@ -45,7 +45,6 @@ from tests.cloud_fallback.spending.amounts import spent_today
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
-REST = " Then a cloud came by and finished the story. The end."
 
 
 # --- poison ----------------------------------------------------------------------------------

@@ -25,11 +25,11 @@ from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPatte
 from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.runtime.errors import EngineClosed, InvalidRequest
+from tests.answers import REST
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
 OPENAI = ProviderSettings(name="openai", dialect="openai", model="m")
-REST = " Then a cloud came by and finished the story. The end."
 
 
 def tell_a_story(engine: LocalEngine, settings: CloudSettings, environ: dict[str, str]) -> str:

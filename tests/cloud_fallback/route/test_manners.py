@@ -11,7 +11,7 @@ import pytest
 from spillover.cloud_fallback.events import HandoffMode, Replace
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.route.settings import RouteOptions
-from tests.answers import ask
+from tests.answers import REST, ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (
     CALM,
@@ -28,7 +28,6 @@ from tests.cloud_fallback.route.desk import (
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
-REST = " Then a cloud came by and finished the story. The end."
 
 DIALECTS: dict[str, dict[str, Any]] = {
     "openai": {"dialect": "openai"},

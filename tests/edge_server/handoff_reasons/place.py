@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 from msgspec import Struct
 
+from tests.answers import REST
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import Answer
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
-REST = " Then a cloud came by and finished the story. The end."
 WHOLE = "A tale of the cloud's own."
 
 SENSORS = '''

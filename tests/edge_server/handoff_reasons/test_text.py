@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from tests.edge_server.handoff_reasons.place import REST, WHOLE, MakePlace, check, said, script
+from tests.answers import REST
+from tests.edge_server.handoff_reasons.place import WHOLE, MakePlace, check, said, script
 from tests.edge_server.routed import follow
 from tests.fakes.script import Act
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Route, expect, sync_playwright
 
+from tests.answers import STORY
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import PATIENCE_MS, Visit, launched
 from tests.edge_server.routed import routed_server
@@ -24,7 +25,6 @@ from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
 FOLDER = Path(os.environ.get("PICTURES", "docs/images"))
-STORY = "Tell me a story about a fox named Ruby."
 LETTER = "Write to my doctor, ada.fox@example.org: I would like to come on Monday at nine."
 TO_WEBP = """async (png) => {
     const image = new Image();

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
 
+from tests.answers import STORY
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import Visit
-from tests.edge_server.page.test_page import STORY, without_end
+from tests.edge_server.page.test_page import without_end
 
 Open = Callable[..., Visit]
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, Route, expect
 
+from tests.answers import STORY
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import Visit
 from tests.edge_server.page.test_chats import HELD
-from tests.edge_server.page.test_page import STORY, without_end
+from tests.edge_server.page.test_page import without_end
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 

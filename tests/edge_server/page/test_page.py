@@ -14,6 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import FilePayload, Route, expect
 
+from tests.answers import STORY
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import PATIENCE_MS, Visit
 from tests.edge_server.page.relay import Relay
@@ -23,7 +24,6 @@ from tests.fakes.script import Act
 from tests.pictures import png
 
 Open = Callable[..., Visit]
-STORY = "Tell me a story about a fox named Ruby."
 
 
 def without_end(one: Visit) -> None:

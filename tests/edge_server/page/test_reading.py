@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
+from tests.answers import STORY
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import Visit
-from tests.edge_server.page.test_page import STORY, without_end
+from tests.edge_server.page.test_page import without_end
 
 Open = Callable[..., Visit]
 

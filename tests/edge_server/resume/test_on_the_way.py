@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from tests.answers import REST
 from tests.edge_server.places import wait_until
 from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.conftest import DOUBTS, Site
@@ -28,7 +29,6 @@ from tests.edge_server.resume.connecting import (
 )
 from tests.fakes.script import Act
 
-REST = " Then a cloud came by and finished the story. The end."
 BODY: dict[str, Any] = {**LONG, "max_tokens": 600}
 IN_THE_GAP = Act(rest=REST, hold_before_response=True)
 IN_THE_SEAM = Act(rest=REST, hold_after_chunks=2)

@@ -16,6 +16,7 @@ import pytest
 from google import genai
 from huggingface_hub import InferenceClient
 
+from tests.answers import REST
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import all_idle, wait_until
 from tests.edge_server.routed import routed_server
@@ -23,7 +24,6 @@ from tests.edge_server.story import ENDLESS, QUESTION, STORY
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
-REST = " Then a cloud came by and finished the story. The end."
 
 PATIENT = """
 [policy]
