@@ -181,6 +181,12 @@ def test_folders_in_a_folder_do_not_import_each_other(folder: str) -> None:
     assert cycle_in(parts_of(folder)) == []
 
 
+def test_what_runs_in_a_worker_knows_nothing_of_its_supervision() -> None:
+    supervision = {name for name in MODULES if name.startswith("runtime.worker.supervision")}
+    inside = {name for name in MODULES if name.startswith("runtime.worker")} - supervision
+    assert {name for name in inside if IMPORTS[name] & supervision} == set()
+
+
 def test_a_cycle_is_found() -> None:
     assert cycle_in({"a": {"b"}, "b": {"c"}, "c": set()}) == []
     assert set(cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
