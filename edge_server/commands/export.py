@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
     from spillover.quantize.gguf_export.export import GgufType
-    from spillover.quantize.onnx_export.graph.decoder import Progress
     from spillover.quantize.onnx_export.export import Check, Exported
+    from spillover.quantize.onnx_export.graph.decoder import Progress
     from spillover.quantize.verification import Verdict
 
 _DEFAULT = ExportOptions()

@@ -45,8 +45,6 @@ from tests.cloud_fallback.spending.amounts import spent_today
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
-
-
 # --- poison ----------------------------------------------------------------------------------
 
 

@@ -28,7 +28,6 @@ from tests.cloud_fallback.route.desk import (
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
-
 DIALECTS: dict[str, dict[str, Any]] = {
     "openai": {"dialect": "openai"},
     "azure": {"dialect": "azure", "api_version": "2024-10-21", "deployment": "deployed"},

@@ -24,7 +24,6 @@ from tests.edge_server.story import ENDLESS, QUESTION, STORY
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
-
 PATIENT = """
 [policy]
 switched_off = ["low_confidence", "repetition"]
