@@ -114,6 +114,29 @@ def test_a_client_that_reads_its_environment_finds_the_endpoint(
     assert "works well from" in errors  # the bundled model has a context of 1,024 tokens
 
 
+def test_no_other_cloud_of_the_users_is_asked(
+    server: Server, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claude Code asked Microsoft's or Amazon's, where a variable of the user's said so."""
+    install("claude", TELLS)
+    switches = [f"CLAUDE_CODE_USE_{cloud}" for cloud in ("FOUNDRY", "MANTLE", "ANTHROPIC_AWS")]
+    for switch in switches:
+        monkeypatch.setenv(switch, "1")
+    assert cli.run(["launch", "claude", "--url", server.url]) == 7
+    assert {told(tmp_path)["environment"][switch] for switch in switches} == {""}
+
+
+def test_a_projects_env_file_does_not_lead_aider_elsewhere(
+    server: Server, install: Install, tmp_path: Path
+) -> None:
+    """It replaces variables, so that ours did not hold there."""
+    install("aider", TELLS)
+    assert cli.run(["launch", "aider", "--url", server.url]) == 7
+    arguments = told(tmp_path)["arguments"]
+    assert arguments[:2] == ["--model", "openai/storyteller"]
+    assert arguments[2:4] == ["--openai-api-base", f"{server.url}/v1"]
+
+
 @pytest.mark.parametrize("name", sorted(CLIENTS.keys() - {"llm"}))
 def test_what_is_printed_does_the_same(
     server: Server,
@@ -130,6 +153,7 @@ def test_what_is_printed_does_the_same(
     assert by_launch["arguments"][-2:] == ["-p", "it's a $question"]
     assert server.url in json.dumps(by_launch)
     assert "storyteller" in json.dumps(by_launch)
+    assert name == "copilot" or "3600" in json.dumps(by_launch)  # its limit of time
     assert KEY not in json.dumps(by_launch["arguments"])
     assert KEY in by_launch["environment"].values()
     capsys.readouterr()

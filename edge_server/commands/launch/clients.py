@@ -17,6 +17,16 @@ from spillover.runtime.errors import SpilloverError
 TIMEOUT_MS = 3_600_000
 """An hour: a device may need minutes for a long prompt, which hosted models never do."""
 KEY_VARIABLE = "SPILLOVER_API_KEY"
+_CLOUDS = (
+    "BEDROCK",
+    "VERTEX",
+    "FOUNDRY",
+    "MANTLE",
+    "ANTHROPIC_AWS",
+    "ANTHROPIC_GOOGLE_CLOUD",
+    "GATEWAY",
+)
+"""Each has a switch that Claude Code prefers to an address."""
 
 
 class Setup(Struct, frozen=True, kw_only=True):
@@ -47,8 +57,7 @@ def _claude(endpoint: Endpoint) -> Setup:
         "ANTHROPIC_BASE_URL": endpoint.url,
         "ANTHROPIC_AUTH_TOKEN": endpoint.token,
         "ANTHROPIC_API_KEY": "",
-        "CLAUDE_CODE_USE_BEDROCK": "",
-        "CLAUDE_CODE_USE_VERTEX": "",
+        **{f"CLAUDE_CODE_USE_{cloud}": "" for cloud in _CLOUDS},
         "ANTHROPIC_MODEL": model,
         "ANTHROPIC_DEFAULT_OPUS_MODEL": model,
         "ANTHROPIC_DEFAULT_SONNET_MODEL": model,
@@ -116,6 +125,7 @@ def _qwen(endpoint: Endpoint) -> Setup:
         "OPENAI_BASE_URL": endpoint.openai_url,
         "OPENAI_API_KEY": endpoint.token,
         "OPENAI_MODEL": endpoint.model,
+        "QWEN_CODE_API_TIMEOUT_MS": str(TIMEOUT_MS),
     }
     return Setup(environment=environment, arguments=("--auth-type", "openai"))
 
@@ -137,13 +147,19 @@ def _copilot(endpoint: Endpoint) -> Setup:
 
 
 def _aider(endpoint: Endpoint) -> Setup:
-    environment = {
-        "OPENAI_API_BASE": endpoint.openai_url,
-        "OPENAI_API_KEY": endpoint.token,
-        "AIDER_MODEL": f"openai/{endpoint.model}",
-        "AIDER_SHOW_MODEL_WARNINGS": "false",
+    # The .env file of a project replaces variables, but not arguments.
+    arguments = {
+        "--model": f"openai/{endpoint.model}",
+        "--openai-api-base": endpoint.openai_url,
+        "--timeout": str(TIMEOUT_MS // 1_000),
     }
-    return Setup(environment=environment)
+    return Setup(
+        environment={"OPENAI_API_KEY": endpoint.token},
+        arguments=(
+            *(word for pair in arguments.items() for word in pair),
+            "--no-show-model-warnings",
+        ),
+    )
 
 
 def _goose(endpoint: Endpoint) -> Setup:
