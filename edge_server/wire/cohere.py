@@ -87,6 +87,8 @@ class MessageBody(Struct, frozen=True, kw_only=True):
 class Format(Struct, frozen=True, kw_only=True):
     type: str
     json_schema: dict[str, Any] | None = None
+    schema: dict[str, Any] | None = None
+    """Its older name."""
 
 
 class Thinking(Struct, frozen=True, kw_only=True):
@@ -122,7 +124,7 @@ class CohereBody(CommonBody, frozen=True, kw_only=True):
         except msgspec.ValidationError as error:
             raise bad_request(f"response_format: {error}", "response_format") from error
         if wanted.type == "json_object":
-            schema = wanted.json_schema
+            schema = wanted.schema if wanted.json_schema is None else wanted.json_schema
             found = JsonObject() if schema is None else JsonSchema(schema=schema)
             yield AskedFormat(found, "response_format")
         elif wanted.type != "text":

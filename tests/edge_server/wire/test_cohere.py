@@ -85,9 +85,10 @@ def test_a_call_and_its_result(client: cohere.ClientV2) -> None:
     assert client.chat(**ASK | {"messages": history}).message.content
 
 
-def test_a_schema_shapes_the_answer(http: httpx.Client) -> None:
-    schema = WEATHER["function"]["parameters"]
-    shape = {"type": "json_object", "json_schema": schema}
+@pytest.mark.parametrize("name", ["json_schema", "schema"])
+def test_a_schema_shapes_the_answer(http: httpx.Client, name: str) -> None:
+    """The older name was ignored."""
+    shape = {"type": "json_object", name: WEATHER["function"]["parameters"]}
     answer = http.post("/v2/chat", json=ASK | {"max_tokens": 90, "response_format": shape}).json()
     assert set(json.loads(answer["message"]["content"][0]["text"])) == {"city", "days"}
 
