@@ -46,7 +46,7 @@ def plan_embed(asked: AnswerRequest) -> AnswerPlan | bytes:
     body = decode(asked.content, EmbedBody)
     texts = (body.input,) if isinstance(body.input, str) else body.input
     model = asked.engine.name
-    if not any(texts):
+    if not body.input:
         return _json({"model": model, "embeddings": []})
     shape = shape_of(asked.engine, dimensions=body.dimensions, field="dimensions")
     request = EmbeddingRequest(inputs=texts, truncate=body.truncate is not False)

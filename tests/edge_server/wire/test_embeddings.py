@@ -228,6 +228,8 @@ def test_ollamas_client(encoder: Server, web: httpx.Client) -> None:
         old = client.embeddings(model="tiny", prompt="the dog")
         assert close_to(old.embedding, expected("the dog"))
         assert client.embed(model="tiny", input=[]).embeddings == []
+        assert len(client.embed(model="tiny", input=["", ""]).embeddings) == 2
+        assert client.embed(model="tiny", input="").embeddings == []
     assert sent(web, "/api/embeddings", {"model": "tiny", "prompt": ""}) == {"embedding": []}
 
 
