@@ -121,7 +121,7 @@ def openai_format(body: ResponseFormatBody, field: str, schema_field: str) -> As
 def _guided(
     schema: dict[str, Any] | str | None,
     regex: str | None,
-    choice: tuple[str, ...] | None,
+    texts: tuple[str, ...] | None,
     grammar: str | None,
     prefix: str,
 ) -> Iterator[AskedFormat]:
@@ -129,8 +129,8 @@ def _guided(
         yield AskedFormat(_schema(schema, f"{prefix}json"), f"{prefix}json")
     if regex is not None:
         yield AskedFormat(Regex(pattern=regex), f"{prefix}regex")
-    if choice is not None:
-        yield AskedFormat(_choice(choice, f"{prefix}choice"), f"{prefix}choice")
+    if texts is not None:
+        yield AskedFormat(choice(texts, f"{prefix}choice"), f"{prefix}choice")
     if grammar is not None:
         is_gbnf = "::=" in grammar
         wanted = Gbnf(grammar=grammar) if is_gbnf else Lark(grammar=grammar)
@@ -146,7 +146,8 @@ def _schema(value: dict[str, Any] | str, name: str) -> JsonSchema:
     return JsonSchema(schema=value)
 
 
-def _choice(texts: tuple[str, ...], name: str) -> Lark:
+def choice(texts: tuple[str, ...], name: str) -> Lark:
+    """One of *texts*, which the client's field *name* lists."""
     if not any(texts):
         raise bad_request(f"{name}: give at least one text", name)
     # As one terminal: thousands of alternatives are one automaton there, not as many rules.

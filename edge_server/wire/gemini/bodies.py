@@ -17,7 +17,7 @@ from spillover.edge_server.wire.gemini.answer import (
     Told,
 )
 from spillover.edge_server.wire.gemini.contents import Content, messages_of
-from spillover.edge_server.wire.gemini.spelling import in_camel_case
+from spillover.edge_server.wire.gemini.spelling import as_declared
 from spillover.edge_server.wire.request_body import (
     MAX_MESSAGES,
     CommonBody,
@@ -26,7 +26,7 @@ from spillover.edge_server.wire.request_body import (
     request_of,
     route_options_of,
 )
-from spillover.edge_server.wire.response_format import AskedFormat
+from spillover.edge_server.wire.response_format import AskedFormat, choice
 from spillover.runtime.request import AnswerDefaults, GenerationRequest, JsonObject, JsonSchema
 
 _MODES = {"AUTO": "auto", "VALIDATED": "auto", "NONE": "none", "ANY": "required"}
@@ -78,16 +78,24 @@ class GenerationConfig(CommonBody, frozen=True, kw_only=True):
 
     def asked_formats(self) -> Iterator[AskedFormat]:
         name = "generationConfig.response"
-        if self.response_json_schema is not None:
-            yield AskedFormat(JsonSchema(schema=self.response_json_schema), f"{name}JsonSchema")
-        elif self.response_schema is not None:
-            schema = json_schema(self.response_schema, f"{name}Schema")
-            yield AskedFormat(JsonSchema(schema=schema), f"{name}Schema")
-        elif self.response_mime_type == "application/json":
-            yield AskedFormat(JsonObject(), f"{name}MimeType")
-        elif self.response_mime_type not in (None, "text/plain", "text/x.enum"):
-            message = f"{name}MimeType must be text/plain or application/json"
+        kind, schema = self.response_mime_type, self.response_json_schema
+        field = f"{name}Schema" if schema is None else f"{name}JsonSchema"
+        if schema is None and self.response_schema is not None:
+            schema = json_schema(self.response_schema, field)
+        if kind not in (None, "text/plain", "application/json", "text/x.enum"):
+            message = f"{name}MimeType must be text/plain, application/json or text/x.enum"
             raise bad_request(message, f"{name}MimeType")
+        if kind == "text/x.enum":
+            texts = (schema or {}).get("enum")
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise bad_request(
+                    f"{field}: text/x.enum needs a schema with an enum of texts", field
+                )
+            yield AskedFormat(choice(tuple(texts), field), field)
+        elif schema is not None:
+            yield AskedFormat(JsonSchema(schema=schema), field)
+        elif kind == "application/json":
+            yield AskedFormat(JsonObject(), f"{name}MimeType")
         yield from super().asked_formats()
 
 
@@ -149,7 +157,7 @@ def plan_stream(asked: AnswerRequest) -> AnswerPlan:
 def _plan(
     asked: AnswerRequest, kind: type[GeminiWhole] | type[GeminiStream] | type[GeminiArray]
 ) -> AnswerPlan:
-    body = decode(in_camel_case(asked.content, GenerateBody), GenerateBody)
+    body = decode(as_declared(asked.content, GenerateBody), GenerateBody)
     request = _request(body, asked.defaults)
     config = replace(body.config, model=asked.path.get("name"), stream=kind is not GeminiWhole)
     options = route_options_of(config, asked)
@@ -175,7 +183,7 @@ def _plan(
 
 def count_tokens(asked: AnswerRequest) -> dict[str, int]:
     """POST /v1beta/models/NAME:countTokens: the length of the prompt, which is not answered."""
-    body = decode(in_camel_case(asked.content, CountBody), CountBody)
+    body = decode(as_declared(asked.content, CountBody), CountBody)
     whole = body.generate_content_request or GenerateBody(contents=body.contents)
     n_tokens = asked.engine.apply_template(_request(whole, asked.defaults)).n_tokens
     return {"totalTokens": n_tokens}
@@ -266,9 +274,18 @@ def json_schema(schema: Any, param: str, depth: int = 0) -> Any:
             made[key] = json_schema(value, param, depth + 1)
         elif key not in ("nullable", "propertyOrdering", "example"):
             made[key] = int(value) if _is_count(key, value) else value
-    if schema.get("nullable") is True and isinstance(made.get("type"), str):
-        made["type"] = [made["type"], "null"]
+    if schema.get("nullable") is True:
+        _allow_null(made)
     return made
+
+
+def _allow_null(schema: dict[str, Any]) -> None:
+    if isinstance(kind := schema.get("type"), str):
+        schema["type"] = [kind, "null"]
+    if isinstance(values := schema.get("enum"), list):
+        schema["enum"] = [*values, None]
+    if isinstance(branches := schema.get("anyOf"), list):
+        schema["anyOf"] = [*branches, {"type": "null"}]
 
 
 def _is_count(key: str, value: Any) -> bool:

@@ -13,7 +13,7 @@ from spillover.edge_server.wire.errors import bad_request
 
 class FunctionCall(Struct, frozen=True, kw_only=True):
     name: str
-    args: dict[str, Any] = {}
+    args: Any = None
     id: str | None = None
 
 
@@ -99,7 +99,7 @@ class _Conversation:
 
     def _answer(self, content: Content, param: str) -> None:
         for i, part in enumerate(content.parts):
-            if part.text is None and part.function_call is None:
+            if part.inline_data or part.file_data:
                 reason = "a turn of the model may hold only texts and calls"
                 raise bad_request(reason, f"{param}.parts[{i}]")
         self.messages.append(
@@ -117,7 +117,7 @@ class _Conversation:
         self._n_calls += 1
         call_id = call.id or f"call_{self._n_calls}"
         self._open.append((call.name, call_id))
-        arguments = msgspec.json.encode(call.args).decode()
+        arguments = msgspec.json.encode(call.args or {}).decode()
         return {"id": call_id, "name": call.name, "arguments": arguments}
 
     def _answered(self, answer: FunctionResponse) -> None:

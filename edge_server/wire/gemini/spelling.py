@@ -1,4 +1,5 @@
-"""Google's API takes names_with_underscores as well as camelCase, and its own clients mix them."""
+"""Google's API takes names_with_underscores as well as camelCase, one value where a list is due,
+and null for an empty list. Its own examples do so, and its clients mix the names."""
 
 from __future__ import annotations
 
@@ -13,7 +14,6 @@ from msgspec import inspect
 from spillover.edge_server.wire.errors import bad_request
 from spillover.edge_server.wire.request_body import without_halves
 
-_UNDERSCORED = re.compile(rb'"([a-z]+_[a-z_]+)"\s*:')
 _CAMEL = re.compile("(?<=[a-z])([A-Z])")
 _SMALL_BYTES = 1 << 20
 _MOST_COMMAS = 200_000
@@ -21,17 +21,19 @@ _MOST_COMMAS = 200_000
 on. One with images is large and has few."""
 
 
-def in_camel_case(body: bytes, kind: type[msgspec.Struct]) -> bytes:
-    """*body* with the names of *kind*'s fields as *kind* has them. Only those change: the names in
-    schemas and arguments are the client's own. A body that cannot be read stays as it is. Raises
-    WireError for one of too many values."""
+def as_declared(body: bytes, kind: type[msgspec.Struct]) -> bytes:
+    """*body* with the names and lists of *kind*'s fields as *kind* has them. Only those change:
+    what is in schemas and arguments is the client's own. A body that cannot be read stays as it is.
+    Raises WireError for one of too many values."""
     body = body.removeprefix(codecs.BOM_UTF8)
-    names = _underscored_names(kind)
-    found = next((name[1] for name in _UNDERSCORED.finditer(body) if name[1] in names), None)
-    if found is None:
+    names, no_lists = _variants(kind)
+    found = names.search(body)
+    if found is None and no_lists.search(body) is None:
         return body
     if len(body) > _SMALL_BYTES and body.count(b",") > _MOST_COMMAS:
-        name = found.decode()
+        if found is None:  # who reads it names a list that is none
+            return body
+        name = found[1].decode()
         raise bad_request(f"{name}: so large a body must have its names in camelCase", name)
     try:
         try:
@@ -40,44 +42,60 @@ def in_camel_case(body: bytes, kind: type[msgspec.Struct]) -> bytes:
             value = msgspec.json.decode(without_halves(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body
-    return msgspec.json.encode(_renamed(value, inspect.type_info(kind)))
+    return msgspec.json.encode(_changed(value, inspect.type_info(kind)))
 
 
 @functools.cache
-def _underscored_names(kind: type[msgspec.Struct]) -> frozenset[bytes]:
-    """All names that change."""
+def _variants(kind: type[msgspec.Struct]) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """What shows that a body may be written in another way: a name with underscores, or the name of
+    a list before what is none."""
     names: set[str] = set()
+    lists: set[str] = set()
     kinds: list[inspect.Type] = [inspect.type_info(kind)]
     while kinds:
         match kinds.pop():
             case inspect.StructType(fields=fields):
                 names |= {field.encode_name for field in fields}
+                lists |= {field.encode_name for field in fields if _is_list(field.type)}
                 kinds += [field.type for field in fields]
             case inspect.VarTupleType(item_type=item):
                 kinds.append(item)
             case inspect.UnionType(types=types):
                 kinds += types
-    return frozenset(_underscored(name).encode() for name in names if _CAMEL.search(name))
+    underscored = {_underscored(name) for name in names if _CAMEL.search(name)}
+    return (
+        re.compile(rb'"(%b)"\s*:' % "|".join(underscored).encode()),
+        re.compile(rb'"(?:%b)"\s*:\s*["{n]' % "|".join(lists).encode()),
+    )
 
 
-def _renamed(value: Any, kind: inspect.Type) -> Any:
+def _is_list(kind: inspect.Type) -> bool:
+    if isinstance(kind, inspect.UnionType):
+        return any(map(_is_list, kind.types))
+    return isinstance(kind, inspect.VarTupleType)
+
+
+def _changed(value: Any, kind: inspect.Type) -> Any:
     match kind:
         case inspect.StructType(fields=fields) if isinstance(value, dict):
             known = {_underscored(field.encode_name): field for field in fields}
             known |= {field.encode_name: field for field in fields}
             return {
-                known[key].encode_name if key in known else key: _renamed(inner, known[key].type)
+                known[key].encode_name if key in known else key: _changed(inner, known[key].type)
                 if key in known
                 else inner
                 for key, inner in value.items()
             }
-        case inspect.VarTupleType(item_type=item) if isinstance(value, list):
-            return [_renamed(inner, item) for inner in value]
-        case inspect.UnionType(types=types):
+        case inspect.VarTupleType(item_type=item):
+            if value is None:
+                return []
+            values = value if isinstance(value, list) else [value]
+            return [_changed(inner, item) for inner in values]
+        case inspect.UnionType(types=types) if value is not None:
             structs = [each for each in types if isinstance(each, inspect.StructType)]
             tuples = [each for each in types if isinstance(each, inspect.VarTupleType)]
             for each in (*structs, *tuples):
-                value = _renamed(value, each)
+                value = _changed(value, each)
     return value
 
 

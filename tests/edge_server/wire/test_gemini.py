@@ -18,7 +18,7 @@ from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.gemini.answer import GeminiArray, GeminiStream, GeminiWhole, Told
 from spillover.edge_server.wire.gemini.bodies import GenerateBody, json_schema
 from spillover.edge_server.wire.gemini.contents import Content, messages_of
-from spillover.edge_server.wire.gemini.spelling import in_camel_case
+from spillover.edge_server.wire.gemini.spelling import as_declared
 from spillover.edge_server.wire.request_body import decode
 from spillover.runtime.events import Delta, ReasoningDelta, ToolCallDelta
 from tests.edge_server.conftest import Server
@@ -132,6 +132,14 @@ def test_a_schema_shapes_the_answer(http: httpx.Client, which: str) -> None:
     assert json.loads(part["text"]).keys() == {"city", "days"}
 
 
+def test_an_enum_comes_without_quotes(http: httpx.Client) -> None:
+    """It was written as JSON."""
+    schema = {"type": "STRING", "enum": ["a fox", "a bird"]}
+    config = {"maxOutputTokens": 20, "responseMimeType": "text/x.enum", "responseSchema": schema}
+    answer = http.post(f"{PATH}:generateContent", json=ASK | {"generationConfig": config}).json()
+    assert answer["candidates"][0]["content"]["parts"][0]["text"] in schema["enum"]
+
+
 def test_several_candidates_and_logprobs(http: httpx.Client) -> None:
     config = ASK["generationConfig"] | {
         "candidateCount": 2, "responseLogprobs": True, "logprobs": 2,
@@ -189,6 +197,7 @@ def test_a_key_may_come_as_googles_clients_send_it(tmp_path: Path, where: str) -
          "generationConfig.responseModalities"),
         ({"generationConfig": {"responseMimeType": "text/html"}},
          "generationConfig.responseMimeType"),
+        ({"generationConfig": {"responseMimeType": "text/x.enum"}}, "responseSchema: text/x.enum"),
         ({"generationConfig": {"thinkingConfig": {"thinkingBudget": -7}}},
          "generationConfig.thinkingConfig.thinkingBudget"),
         ({"cachedContent": "cachedContents/1"}, "cachedContent"),
@@ -233,7 +242,10 @@ def test_results_find_their_calls() -> None:
             {"text": "plan", "thought": True},
             {"text": "Let me see."},
             {"functionCall": {"name": "f", "args": {"x": 1}}},
-            {"functionCall": {"name": "g", "id": "own"}},
+            {"executableCode": {"code": "1"}},
+            {"thoughtSignature": "AAAA"},
+            {"functionCall": {"name": "g", "id": "own", "args": None}},
+            {"functionCall": {"name": "h", "args": ["x"]}},
         ]},
         {"role": "user", "parts": [
             {"functionResponse": {"name": "g", "response": "G"}},
@@ -245,8 +257,8 @@ def test_results_find_their_calls() -> None:
     assert turns[0]["content"] == "a\nb"
     answer = turns[1]
     assert (answer["reasoning"], answer["content"]) == ("plan", "Let me see.")
-    first, second = answer["tool_calls"]
-    assert first["arguments"] == '{"x":1}'
+    first, second, _ = answer["tool_calls"]
+    assert [call["arguments"] for call in answer["tool_calls"]] == ['{"x":1}', "{}", '["x"]']
     assert (turns[2]["tool_call_id"], turns[2]["content"]) == ("own", "G")
     assert second["id"] == "own"
     assert (turns[3]["tool_call_id"], turns[3]["content"]) == (first["id"], '{"r":1}')
@@ -262,6 +274,10 @@ def test_googles_schemas_become_json_schemas() -> None:
         },
         "required": ["city", "days"],
     }
+    nullable = {"anyOf": [{"type": "STRING", "enum": ["a"], "nullable": True}], "nullable": True}
+    assert json_schema(nullable, "x") == {
+        "anyOf": [{"type": ["string", "null"], "enum": ["a", None]}, {"type": "null"}]
+    }
     named_like_a_keyword = {"type": "OBJECT", "properties": {"type": {"type": "STRING"}}}
     assert json_schema(named_like_a_keyword, "x")["properties"] == {"type": {"type": "string"}}
     deep: Any = {"type": "STRING"}
@@ -275,11 +291,32 @@ def test_names_may_have_underscores_but_those_in_schemas_are_the_clients() -> No
     schema = {"properties": {"system_instruction": {"type": "string"}}}
     tool = {"name": "f", "parameters_json_schema": schema}
     body = {"generation_config": {"top_k": 3}, "tools": [{"function_declarations": [tool]}]}
-    read = decode(in_camel_case(json.dumps(body).encode(), GenerateBody), GenerateBody)
+    read = decode(as_declared(json.dumps(body).encode(), GenerateBody), GenerateBody)
     assert read.config.top_k == 3
     assert read.tools is not None
     assert read.tools[0].function_declarations[0].parameters_json_schema == schema
-    assert in_camel_case(b'{"a_b": ', GenerateBody) == b'{"a_b": '
+    assert as_declared(b'{"a_b": ', GenerateBody) == b'{"a_b": '
+
+
+def test_one_value_may_stand_for_a_list() -> None:
+    """As Google's own examples have it. It was a 400."""
+    schema = {"properties": {"parts": {"type": "string"}, "tools": None}}
+    asked = {"role": "user", "parts": {"text": "hi"}}
+    body = {
+        "contents": asked,
+        "tools": {"functionDeclarations": {"name": "f", "parametersJsonSchema": schema}},
+        "generationConfig": {"stopSequences": "END", "guided_choice": None},
+    }
+    read = decode(as_declared(json.dumps(body).encode(), GenerateBody), GenerateBody)
+    assert [part.text for content in read.contents for part in content.parts] == ["hi"]
+    assert read.tools is not None
+    assert read.tools[0].function_declarations[0].parameters_json_schema == schema
+    assert (read.config.stop, read.config.guided_choice) == (("END",), None)
+    several = {"contents": [asked, {"role": "model", "parts": None}], "tools": None}
+    read = decode(as_declared(json.dumps(several).encode(), GenerateBody), GenerateBody)
+    assert [len(content.parts) for content in read.contents] == [1, 0]
+    large = b'{"contents": {}, "x": [%b0]}' % (b"0," * (1 << 19))
+    assert as_declared(large, GenerateBody) == large
 
 
 @pytest.mark.parametrize("text", ["²", "1" * 5_000, "٣"])
@@ -295,15 +332,15 @@ def test_a_text_that_is_no_count_stays_a_text(text: str) -> None:
 def test_odd_and_large_bodies_may_have_names_with_underscores(before: bytes, after: bytes) -> None:
     """They were ignored in silence beside a byte order mark, half an emoji, or a large image."""
     body = before + b'{"generation_config": {"top_k": 3}, "x": [%b]}' % after
-    assert decode(in_camel_case(body, GenerateBody), GenerateBody).config.top_k == 3
+    assert decode(as_declared(body, GenerateBody), GenerateBody).config.top_k == 3
 
 
 def test_a_body_of_too_many_values_is_told_which_names_to_use() -> None:
     many = b"0," * (1 << 19)
     own = b'{"contents": [], "x": {"my_field": [%b0]}}' % many
-    assert in_camel_case(own, GenerateBody) == own
+    assert as_declared(own, GenerateBody) == own
     with pytest.raises(WireError, match="camelCase"):
-        in_camel_case(b'{"generation_config": {}, "x": [%b0]}' % many, GenerateBody)
+        as_declared(b'{"generation_config": {}, "x": [%b0]}' % many, GenerateBody)
 
 
 TOLD = Told(id="1", model="here", n=1, thoughts=True, logprobs=False)
