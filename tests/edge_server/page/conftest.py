@@ -16,6 +16,8 @@ from tests.edge_server.routed import routed_server
 from tests.fakes.fake import Fake
 
 PATIENCE_MS = 90_000
+DRAWN = "#messages > *"
+"""What the script of the page has drawn once it listens to the user."""
 expect.set_options(timeout=PATIENCE_MS)
 _FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -61,6 +63,7 @@ class Visit:
         page.on("dialog", self._dismiss)
         page.on("request", lambda request: self._look(request.url))
         page.goto(self.url)
+        page.wait_for_selector(DRAWN)
         return page
 
     def _note(self, kind: str, text: str) -> None:
@@ -77,6 +80,7 @@ class Visit:
             self.strays.append(url)
 
     def send(self, text: str) -> None:
+        self.page.wait_for_selector(DRAWN)
         self.page.fill("#prompt", text)
         self.page.press("#prompt", "Enter")
 

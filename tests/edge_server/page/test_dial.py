@@ -76,6 +76,7 @@ def test_never_in_one_window_holds_in_all(routed: Server, visit: Open) -> None:
     expect(one.page.locator(".answer .markdown")).to_have_text("Once")
     other = one.open()
     other.locator(".chat-name").click()
+    expect(other.locator(".bubble")).to_have_count(1)
     expect(other.locator("#dial")).to_have_value("auto")
     with one.page.expect_request("**/v1/handoffs") as kept:
         other.select_option("#dial", "never")
@@ -85,6 +86,18 @@ def test_never_in_one_window_holds_in_all(routed: Server, visit: Open) -> None:
     one.wait_end()
     one.page.reload()
     expect(one.page.locator("#dial")).to_have_value("never")
+
+
+def test_the_dial_is_shown_once_somebody_listens_to_it(routed: Server, visit: Open) -> None:
+    # What was chosen before the script ran, such as "never", was silently put back.
+    page = visit(routed).context.new_page()
+    held: list[Route] = []
+    page.route("**/page/app.js", lambda route: held.append(route))
+    page.goto(f"{routed.url}/", wait_until="commit")
+    expect(page.locator("#prompt")).to_be_visible()
+    expect(page.locator("#dial")).to_be_hidden()
+    held[0].continue_()
+    expect(page.locator("#dial")).to_be_visible()
 
 
 def test_a_phone_shows_the_whole_of_what_steers_an_answer(routed: Server, visit: Open) -> None:
