@@ -385,4 +385,5 @@ $("import-file").addEventListener("change", importChats);
 
 kept(library.problem);
 enter(library.chats.find((one) => one.id === session.get(OPEN_CHAT)) ?? chat);
+library.catchUp();
 $("prompt").focus();

@@ -11,7 +11,10 @@ function storage(name) {
   };
   return {
     get: (key) => refused.get(key) ?? tried((kept) => kept.getItem(key), () => null),
-    set: (key, value) => tried((kept) => kept.setItem(key, value), () => refused.set(key, value)),
+    set: (key, value) => tried((kept) => {
+      kept.setItem(key, value);
+      refused.delete(key);
+    }, () => refused.set(key, value)),
     remove(key) {
       refused.delete(key);
       tried((kept) => kept.removeItem(key), () => null);

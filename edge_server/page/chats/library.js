@@ -21,9 +21,9 @@ export class Library {
     this.actions = actions;
     this.#channel.addEventListener("message", ({data}) => {
       this.#changedElsewhere.add(data);
-      this.#catchUp();
+      this.catchUp();
     });
-    document.addEventListener("visibilitychange", () => this.#catchUp());
+    document.addEventListener("visibilitychange", () => this.catchUp());
   }
 
   async open() {
@@ -111,7 +111,8 @@ export class Library {
     this.chats = [chat, ...this.chats.filter((other) => other.id !== chat.id)].sort((a, b) => b.updated - a.updated);
   }
 
-  async #catchUp() {
+  /** Takes over what other windows have changed. To be called once the page can show it: what was changed while the chats were read waits. */
+  async catchUp() {
     if (document.hidden || !this.#isOpen) return;
     for (const id of [...this.#changedElsewhere]) {
       this.#changedElsewhere.delete(id);

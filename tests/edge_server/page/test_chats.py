@@ -70,6 +70,32 @@ def test_an_answer_can_be_watched_in_a_second_window(local: Server, visit: Open)
     expect(other.locator(".answer .markdown")).to_have_text(one.answer, use_inner_text=True)
 
 
+SLOW_STORAGE = """{
+    const let_go = new Promise((done) => { window.letGo = done; });
+    const set = (request, then) => request.addEventListener("complete", () => let_go.then(then));
+    Object.defineProperty(IDBTransaction.prototype, "oncomplete", {
+        set(then) { set(this, then); }
+    });
+    new BroadcastChannel("spillover-chats").onmessage = () => { window.hasHeard = true; };
+}"""
+"""What is read is given to the page once it is let go."""
+
+
+def test_a_chat_that_another_window_begins_while_the_page_opens_is_listed(
+    local: Server, visit: Open
+) -> None:
+    # It was missing until the next change of a chat.
+    one = visit(local)
+    other = one.context.new_page()
+    other.add_init_script(SLOW_STORAGE)
+    other.goto(one.url)
+    one.send("Hello")
+    other.wait_for_function("window.hasHeard")
+    one.wait_end()
+    other.evaluate("letGo()")
+    expect(other.locator(".chat-name")).to_have_count(1)
+
+
 HELD = """() => {
     const real = window.fetch;
     const encoder = new TextEncoder();
@@ -289,6 +315,30 @@ def test_what_a_full_storage_refused_is_kept_once_there_is_space(
         page.get_by_role("button", name=name, exact=True).click()
         bubbles(page, n)
         expect(page.locator(".answer")).to_have_count(1)
+
+
+def test_a_draft_that_fits_into_the_storage_again_is_the_one_that_is_shown(
+    local: Server, visit: Open
+) -> None:
+    # The longer one, which the storage had refused, came back.
+    one = visit(local)
+    page, prompt = one.page, one.page.locator("#prompt")
+    page.evaluate(
+        """() => {
+            const set = Storage.prototype.setItem;
+            Storage.prototype.setItem = function (key, value) {
+                if (value === "too long") throw new DOMException("full", "QuotaExceededError");
+                set.call(this, key, value);
+            };
+        }"""
+    )
+    prompt.fill("too long")
+    prompt.fill("short")
+    page.set_input_files("#import-file", json_file(chat_of(message("u1", None, "Hello"))))
+    page.locator(".chat-name").click()
+    expect(prompt).to_have_value("")
+    page.click("#new-chat")
+    expect(prompt).to_have_value("short")
 
 
 def test_the_page_works_beside_one_of_an_older_version(local: Server, visit: Open) -> None:
