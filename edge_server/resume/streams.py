@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from spillover.edge_server.resume import cursor
 from spillover.edge_server.resume.lifetime import Lifetime, ResumeLimits
@@ -94,15 +95,17 @@ class Streams:
                 raise WireError(404, "there is no stream with this id (or it has expired)", "id")
             return entry.recording
 
-    def watch(self, recording: Recording, after: int) -> Viewer:
-        """A reader of *recording* after event number *after*.
+    def watch(self, recording: Recording, after: int, *, is_first: bool = False) -> Viewer:
+        """A reader of *recording* after event number *after*. *is_first*: its client has just asked
+        for the answer, and does not know the stream's id yet.
 
         Raises WireError for a cursor outside the log.
         """
         cursor.check(after, first=recording.log.first, last=recording.log.last)
         with self._lock:
             self._change(recording.id, Lifetime.joined)
-        return Viewer(recording, after, lambda knows_id: self._left(recording, knows_id))
+        on_leave = partial(self._left, recording)
+        return Viewer(recording, after, on_leave, knows_id=not is_first)
 
     def _left(self, recording: Recording, knows_id: bool) -> None:
         now = self._clock()

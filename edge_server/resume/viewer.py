@@ -17,16 +17,23 @@ RETRY_MS = 1000
 
 class Viewer:
     """An answer made of recorded events after number *after*. *on_leave* is told whether the client
-    knows the stream's id, without which it cannot come back."""
+    knows the stream's id, without which it cannot come back; *knows_id*: it does already."""
 
     is_stream = True
     status = 200
 
-    def __init__(self, recording: Recording, after: int, on_leave: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        after: int,
+        on_leave: Callable[[bool], None],
+        *,
+        knows_id: bool,
+    ) -> None:
         self.log = recording.log
         self.after = after
         self._recording = recording
-        self._knows_id = False
+        self._knows_id = knows_id
         self._on_leave: Callable[[bool], None] | None = on_leave
 
     @property
@@ -40,9 +47,8 @@ class Viewer:
         return self._recording.refusal()
 
     def open(self) -> bytes:
-        self._knows_id = (
-            True  # the response head, which names the stream, goes out before these bytes
-        )
+        # The response head, which names the stream, goes out before these bytes.
+        self._knows_id = True
         return b"retry: %d\n" % RETRY_MS
 
     def feed(self, event: bytes) -> bytes:

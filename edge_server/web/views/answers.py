@@ -155,7 +155,7 @@ def _begin(
     except BaseException:
         streams.discard(recording)
         raise
-    viewer = streams.watch(recording, 0) if plan.streams else None
+    viewer = streams.watch(recording, 0, is_first=True) if plan.streams else None
     recording.begin(source, plan.format_field)
     return viewer
 

@@ -41,10 +41,24 @@ def test_a_client_that_leaves_before_it_knows_the_id_ends_its_answer(streams: St
     """Nobody could ever resume it."""
     answer = Answer()
     recording = begun(streams, answer)
-    streams.watch(recording, 0).leave()
+    streams.watch(recording, 0, is_first=True).leave()
     assert answer.cancellation.cancelled
     with pytest.raises(WireError):
         streams.find(recording.id, "me")
+
+
+def test_a_client_that_comes_back_and_leaves_before_the_head_keeps_its_answer(
+    streams: Streams,
+) -> None:
+    """Two breaks of a connection while the answer waited to begin used to end it."""
+    answer = Answer()
+    recording = begun(streams, answer)
+    first = streams.watch(recording, 0, is_first=True)
+    first.open()
+    first.leave()
+    streams.watch(recording, 0).leave()
+    assert not answer.cancellation.cancelled
+    assert streams.find(recording.id, "me") is recording
 
 
 def test_the_first_event_is_there_before_the_answer_has_any(streams: Streams) -> None:
