@@ -22,7 +22,7 @@ from spillover.runtime.request import GenerationRequest, Message
 from tests.answers import REST
 from tests.edge_server.conftest import Server
 from tests.edge_server.routed import lines, routed_server
-from tests.edge_server.story import STORY
+from tests.edge_server.story import ENDLESS, STORY
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
@@ -89,8 +89,9 @@ def test_a_plain_client_gets_one_valid_stream_that_says_who_writes(
             messages=STORY,
             stream=True,
             temperature=0,
-            max_tokens=400,
+            max_tokens=900,
             stream_options={"include_usage": True},
+            extra_body=ENDLESS,  # else it may end before the handoff is asked for
         ):
             chunks.append(chunk)
             models.append(chunk.model)
@@ -121,7 +122,7 @@ def test_a_client_that_opts_in_sees_the_handoff_and_the_seam(
     server = make_server("auto")
     fake.script(Act(rest=REST))
     events, text, asked = [], "", False
-    with ask(server, spillover={"events": True}) as response:
+    with ask(server, max_tokens=900, spillover={"events": True}, **ENDLESS) as response:
         for name, data in lines(response):
             if name:
                 events.append((name, data["spillover"]))
