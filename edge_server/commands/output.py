@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 from typing import Any, TextIO
@@ -31,8 +32,13 @@ def print_json(value: Any, *, on_one_line: bool = False) -> None:
 def print_note(text: str, *, ends_line: bool = True, wraps: bool = True) -> None:
     """Print *text*, which may quote a model or a file, on standard error. On a terminal its lines
     end between words, unless somebody may want to copy them (*wraps*)."""
-    shown = _wrap().feed(safe(text)) if wraps and sys.stderr.isatty() else safe(text)
+    shown = _wrap().feed(safe(text)) if wraps and _obeys(sys.stderr) else safe(text)
     click.echo(shown, err=True, nl=ends_line)
+
+
+def _obeys(stream: TextIO) -> bool:
+    """Whether what *stream* leads to follows escape sequences."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _wrap() -> WordWrap:
@@ -41,13 +47,22 @@ def _wrap() -> WordWrap:
 
 class AnswerOutput:
     """Writes text as it arrives: on a terminal filtered and, unless it is for programs (*wraps*),
-    in lines that end between words; unchanged anywhere else."""
+    in lines that end between words; unchanged anywhere else. *beside*: what else is written in the
+    same lines."""
 
-    def __init__(self, stream: TextIO, *, dim: bool = False, wraps: bool = True) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        dim: bool = False,
+        wraps: bool = True,
+        beside: AnswerOutput | None = None,
+    ) -> None:
         self._stream = stream
         self._filter = TerminalFilter() if stream.isatty() else None
-        self._wrap = _wrap() if wraps and self._filter is not None else None
-        self._dim = dim and self._filter is not None
+        known = None if beside is None else beside._wrap  # which knows where the cursor stands
+        self._wrap: WordWrap | None = known or _wrap() if wraps and _obeys(stream) else None
+        self._dim = dim and _obeys(stream)
         self._last = "\n"
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # the locale may lack a character
@@ -67,10 +82,10 @@ class AnswerOutput:
             self.write("\n")
 
 
-def answer_to_stdout(*, wraps: bool = True) -> AnswerOutput:
-    return AnswerOutput(sys.stdout, wraps=wraps)
+def answer_to_stdout(*, wraps: bool = True, beside: AnswerOutput | None = None) -> AnswerOutput:
+    return AnswerOutput(sys.stdout, wraps=wraps, beside=beside)
 
 
-def reasoning_to_stderr() -> AnswerOutput:
-    """Reasoning stays out of the answer, which may go to a pipe."""
-    return AnswerOutput(sys.stderr, dim=True)
+def remarks_to_stderr(*, beside: AnswerOutput | None = None) -> AnswerOutput:
+    """What stays out of the answer, which may go to a pipe: reasoning and handoffs."""
+    return AnswerOutput(sys.stderr, dim=True, beside=beside)

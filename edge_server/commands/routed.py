@@ -22,7 +22,7 @@ from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.edge_server.commands.loading import default_cloud, loaded_engine
-from spillover.edge_server.commands.output import AnswerOutput, print_note
+from spillover.edge_server.commands.output import print_note, remarks_to_stderr
 from spillover.edge_server.commands.terminal.keyboard import question_at_terminal
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.wire.handoff import IMAGES_LEAVE
@@ -45,7 +45,8 @@ class RoutedEngine:
         """The user has asked for the cloud here, which is a yes."""
         self.next_routing = Routing()
         """What the user wants of the next answer."""
-        self._notes = AnswerOutput(sys.stderr, dim=True)
+        self.notes = remarks_to_stderr()
+        """Where handoffs are shown, beside the text."""
 
     @property
     def card(self) -> ModelCard:
@@ -99,9 +100,9 @@ class RoutedEngine:
 
     def _note(self, event: StreamEvent) -> None:
         if isinstance(event, Handoff):
-            self._notes.write(f" [{in_words(event.reason)} → {name_of(event.target)}] ")
+            self.notes.write(f" [{in_words(event.reason)} → {name_of(event.target)}] ")
         elif isinstance(event, ProviderFailed):
-            self._notes.write(f" [{failure_of(event)}] ")
+            self.notes.write(f" [{failure_of(event)}] ")
 
     def cloud_problem(self) -> str | None:
         """See Router."""
@@ -199,7 +200,8 @@ def question_of(asked: ConsentAsked) -> str:
     """The question for the user."""
     plural = "" if asked.n_messages == 1 else "s"
     images = f" {_sentence(IMAGES_LEAVE)}" if asked.n_images else ""
-    redacted = f", with {asked.redactions} private texts removed" if asked.redactions else ""
+    texts = "text" if asked.redactions == 1 else "texts"
+    redacted = f", with {asked.redactions} private {texts} removed" if asked.redactions else ""
     return (
         f"\n{_sentence(in_words(asked.reason))}\n"
         f"May {name_of(asked.target)} continue? It would receive "

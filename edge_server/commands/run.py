@@ -26,7 +26,7 @@ from spillover.edge_server.commands.output import (
     AnswerOutput,
     answer_to_stdout,
     print_note,
-    reasoning_to_stderr,
+    remarks_to_stderr,
 )
 from spillover.edge_server.commands.routed import routed_conversation
 from spillover.edge_server.config.config import load
@@ -45,6 +45,7 @@ Examples:
 
 The answer goes to standard output, and everything else to standard error.
 """
+_INTERRUPTED = "spillover: the answer was interrupted: no model could finish it"
 
 
 @click.command("run", epilog=_EPILOG)
@@ -90,7 +91,7 @@ def command(
         stop=parse_field(GenerationRequest, "stop", stop, "--stop"),
     ).checked()
     with routed_conversation(settings) as engine, closing(engine.stream(request)) as events:
-        _print_json(events) if as_json else _print_text(events)
+        _print_json(events) if as_json else print_text(events, engine.notes)
 
 
 def _is_model(text: str, config_flag: Path | None) -> bool:
@@ -134,21 +135,28 @@ def _has_input(*, required: bool) -> bool:
     return required or stat.S_ISREG(mode) or stat.S_ISFIFO(mode)
 
 
-def _print_text(events: Iterable[StreamEvent]) -> None:
-    answer, reasoning = answer_to_stdout(), reasoning_to_stderr()
-    for event in events:
-        match event:
-            case ReasoningDelta(text=text):
-                reasoning.write(text)
-            case Delta(text=text):
-                reasoning.end_line()
-                answer.write(text)
-            case Finished(reason=reason, usage=usage):
-                answer.end_line()
-                if reason == "length":
-                    print_note(_cut_note(usage.completion_tokens))
-                elif reason == "interrupted":
-                    print_note("spillover: the answer was interrupted: no model could finish it")
+def print_text(events: Iterable[StreamEvent], notes: AnswerOutput) -> None:
+    """Print an answer; *notes* is where handoffs are shown."""
+    answer = answer_to_stdout(beside=notes)
+    reasoning = remarks_to_stderr(beside=notes)
+    try:
+        for event in events:
+            match event:
+                case ReasoningDelta(text=text):
+                    reasoning.write(text)
+                case Delta(text=text):
+                    reasoning.end_line()
+                    answer.write(text)
+                case Finished(reason=reason, usage=usage):
+                    answer.end_line()
+                    if reason == "length":
+                        print_note(_cut_note(usage.completion_tokens))
+                    elif reason == "interrupted":
+                        print_note(
+                            "spillover: the answer was interrupted: no model could finish it"
+                        )
+    finally:
+        answer.end_line()
 
 
 def _cut_note(n_tokens: int) -> str:

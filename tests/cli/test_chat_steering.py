@@ -26,7 +26,7 @@ from spillover.runtime.events import Delta
 from tests.cli.test_chat import FAKE_CARD, finished
 
 class Engine:
-    card, next_routing = FAKE_CARD, Routing()
+    card, next_routing, notes = FAKE_CARD, Routing(), None
     def __init__(self):
         self.told = threading.Semaphore(0)
         self.words = []
@@ -49,12 +49,12 @@ Chat(Engine(), ChatSession(), line_reader()).run()
 
 
 class Terminal:
-    """A program at a terminal of its own."""
+    """A program at a terminal of its own, whose lines are so long that none is broken."""
 
     def __init__(self, *command: str, environment: dict[str, str] | None = None) -> None:
         self._pid, self._keyboard = pty.fork()
         if self._pid == 0:
-            os.execvpe(command[0], command, environment or dict(os.environ))
+            os.execvpe(command[0], command, (environment or os.environ) | {"COLUMNS": "1000"})
         self.seen = ""
 
     def until(self, words: str) -> None:

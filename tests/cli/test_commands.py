@@ -15,11 +15,15 @@ import pytest
 
 from spillover.edge_server import cli
 from spillover.edge_server.commands.config_show import as_markdown, policy_as_markdown
+from spillover.edge_server.commands.output import remarks_to_stderr
 from spillover.edge_server.commands.run import command as run_command
+from spillover.edge_server.commands.run import print_text
 from spillover.edge_server.commands.serve import curl_line
 from spillover.edge_server.config import config_file
 from spillover.edge_server.config.config import load
 from spillover.edge_server.config.setting_list import setting_list
+from spillover.runtime.errors import EngineError
+from spillover.runtime.events import Delta
 
 KEY = "sk-canary-0123456789"
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -216,6 +220,18 @@ def test_the_printed_file_has_the_same_effect(
     }
     from_file = load({}, environ={}, config_flag=path)
     assert from_file.settings == load({}, environ=environ).settings
+
+
+def test_an_answer_that_breaks_off_ends_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error, or the shell after Ctrl-C, went on in it."""
+
+    def broken() -> Generator[Delta]:
+        yield Delta(text="Once")
+        raise EngineError("it broke")
+
+    with pytest.raises(EngineError):
+        print_text(broken(), remarks_to_stderr())
+    assert capsys.readouterr().out == "Once\n"
 
 
 def test_the_documentation_lists_every_setting_as_it_is() -> None:

@@ -96,5 +96,27 @@ def test_only_text_for_people_at_a_terminal_is_wrapped(
 ) -> None:
     """A line of JSON stays one line."""
     monkeypatch.setenv("COLUMNS", "6")
+    monkeypatch.setenv("TERM", "xterm")
     AnswerOutput(stream, wraps=wraps).write("a b cd")
     assert stream.getvalue() == written
+
+
+def test_what_stands_beside_the_text_counts_in_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the note on a handoff, lines went on beyond the edge of the terminal."""
+    monkeypatch.setenv("COLUMNS", "12")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    note = AnswerOutput(stream)
+    text = AnswerOutput(stream, beside=note)
+    text.write("One ")
+    note.write("[note] ")
+    text.write("two")
+    assert screen(stream.getvalue(), 12) == ["One [note] ", "two"]
+
+
+def test_a_terminal_that_follows_no_sequences_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "6")
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    AnswerOutput(stream, dim=True).write("a b cd")
+    assert stream.getvalue() == "a b cd"

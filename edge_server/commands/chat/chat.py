@@ -162,7 +162,8 @@ class Chat:
 
     def _answer(self) -> None:
         """Stream the answer to the last question, and add it to the session."""
-        output, reasoning = answer_to_stdout(), AnswerOutput(sys.stdout, dim=True)
+        output = answer_to_stdout(beside=self._engine.notes)
+        reasoning = AnswerOutput(sys.stdout, dim=True, beside=output)
         text, usage = "", None
         try:
             request = self._session.request()
@@ -183,12 +184,13 @@ class Chat:
                             text = text[:keep]
                         case Finished():
                             usage = event.usage
-                            self._finish(event, output)
+                            output.end_line()
+                            self._finish(event)
         finally:
+            output.end_line()
             self._session.add_answer(text, usage)
 
-    def _finish(self, event: Finished, output: AnswerOutput) -> None:
-        output.end_line()
+    def _finish(self, event: Finished) -> None:
         total = event.usage.prompt_tokens + event.usage.completion_tokens
         if event.reason == "cancelled":
             print_note("(stopped)")
