@@ -16,10 +16,11 @@ from spillover.edge_server.commands.chat.chat import Chat
 from spillover.edge_server.commands.chat.commands import chat_commands, is_command, run_command
 from spillover.edge_server.commands.chat.line_input import read_message
 from spillover.edge_server.commands.chat.session import ChatSession
+from spillover.edge_server.commands.output import AnswerOutput
 from spillover.edge_server.commands.routed import RoutedEngine
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.errors import ContextOverflow
+from spillover.runtime.errors import ContextOverflow, EngineError
 from spillover.runtime.events import (
     Delta,
     EngineEvent,
@@ -53,6 +54,7 @@ class ListEngine:
         self.routings: list[Routing] = []
         """What the user wanted of each answer."""
         self.problem: str | None = None
+        self.notes: AnswerOutput | None = None
 
     def cloud_problem(self) -> str | None:
         return self.problem
@@ -121,6 +123,19 @@ def test_retry_asks_the_last_question_again_and_undo_takes_the_turn_back() -> No
     assert len(engine.requests[1].messages) == 1
     _, session = chat(ListEngine(answer("a")), "Q", "/undo")
     assert contents(session) == []
+
+
+@pytest.mark.parametrize("end", [EngineError("it broke"), finished("cancelled")])
+def test_a_retry_without_a_word_keeps_the_answer(end: EngineEvent | Exception) -> None:
+    # Both the answer and its question were gone.
+    _, session = chat(ListEngine(answer("a"), [end], answer("b")), "Q", "/retry", "R")
+    assert contents(session) == ["Q", "a", "R", "b"]
+
+
+def test_an_answer_that_breaks_off_ends_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    # The error stood behind its last word.
+    chat(ListEngine([Delta(text="Once"), EngineError("it broke")]), "Q")
+    assert capsys.readouterr().out == "Once\n"
 
 
 def test_a_full_context_says_what_to_do_and_keeps_the_conversation(

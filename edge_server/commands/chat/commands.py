@@ -128,7 +128,7 @@ def _undo(session: ChatSession, _argument: str) -> Reply:
 
 
 def _retry(session: ChatSession, _argument: str) -> Reply:
-    if not session.take_back_answer():
+    if not session.ask_again():
         raise ConfigError("there is no question to ask again")
     return Reply(ask=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from msgspec import Struct
 from spillover.edge_server.commands.options import parse_field
 from spillover.edge_server.errors import ConfigError
 from spillover.runtime.events import Usage
+from spillover.runtime.files.json_file import write_json
 from spillover.runtime.request import AnswerDefaults, GenerationRequest, Message
 from spillover.runtime.sampling import Sampling
 
@@ -36,6 +36,8 @@ class ChatSession:
         self.max_tokens = defaults.max_tokens
         self.usage: Usage | None = None
         """Of the last answer."""
+        self._replaced = ""
+        """The answer that is being asked for again."""
         self._files: set[Path] = set()
 
     def request(self) -> GenerationRequest:
@@ -48,8 +50,10 @@ class ChatSession:
         self.turns.append(Message(role="user", content=text))
 
     def add_answer(self, text: str, usage: Usage | None) -> None:
-        """Append an answer; an empty one takes its question back."""
+        """Append an answer; in place of an empty one that which it was to replace. Without that the
+        question is taken back."""
         self.usage = usage
+        text, self._replaced = text or self._replaced, ""
         if text:
             self.turns.append(Message(role="assistant", content=text))
         else:
@@ -62,6 +66,12 @@ class ChatSession:
         del self.turns[-1]
         self.usage = None
         return True
+
+    def ask_again(self) -> bool:
+        """Take the last answer back, until another one has text; whether there was one."""
+        answer = self.turns[-1].content if self.turns else ""
+        self._replaced = answer if self.take_back_answer() else ""
+        return bool(self._replaced)
 
     def take_back_question(self) -> str:
         """Drop the question that comes last, and return it."""
@@ -87,11 +97,13 @@ class ChatSession:
         """
         if path.exists() and path not in self._files:
             raise ConfigError(f"{path} exists already: choose another name")
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}")
         saved = SavedChat(
             messages=self._messages(), sampling=self.sampling, max_tokens=self.max_tokens
         )
         try:
-            _write_private(path, msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
+            write_json(path.resolve(), saved, indent=2)  # which only the user can read
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
         self._files.add(path)
@@ -114,13 +126,6 @@ class ChatSession:
     def _messages(self) -> tuple[Message, ...]:
         system = [Message(role="system", content=self.system)] if self.system else []
         return (*system, *self.turns)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file that only the user can read: a conversation may hold secrets. Raises OSError."""
-    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        path.chmod(0o600)  # also one that was there before
-        file.write(content)
 
 
 def _struct_with(name: str) -> type[Struct]:
