@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import sys
@@ -25,8 +26,13 @@ def print_json(value: Any, *, on_one_line: bool = False) -> None:
     """Print *value* as JSON on standard output; what msgspec cannot encode is printed as text."""
     import msgspec  # slow, and `spillover --help` does without
 
-    encoded = msgspec.json.encode(value, enc_hook=str)
-    click.echo(encoded if on_one_line else msgspec.json.format(encoded))
+    try:
+        encoded = msgspec.json.encode(value, enc_hook=str)
+    except UnicodeEncodeError:  # the name of a file is not UTF-8
+        found = msgspec.to_builtins(value, enc_hook=str)
+        click.echo(json.dumps(found, indent=None if on_one_line else 2))
+    else:
+        click.echo(encoded if on_one_line else msgspec.json.format(encoded))
 
 
 def print_note(text: str, *, ends_line: bool = True, wraps: bool = True) -> None:

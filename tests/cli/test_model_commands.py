@@ -134,3 +134,21 @@ def test_a_model_that_is_being_fetched_is_not_removed(
         removed = spillover(environment, "rm", "TALE")
     assert "is fetching TALE right now" in removed.stderr
     assert (tmp_path / "disk/files/tale/tale.gguf").is_file()
+
+
+def test_a_file_whose_name_is_not_utf_8_is_listed(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """One such file of another program, and no model could be listed."""
+    folder = tmp_path / "llama.cpp"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.gguf")).write_bytes(b"GGUF")
+    environment |= {"LLAMA_CACHE": str(folder)}
+    listed = spillover(environment, "models", "--here")
+    assert "caf\ufffd " in listed.stdout, listed.stderr
+    (path,) = (
+        row["path"]
+        for row in json.loads(spillover(environment, "models", "--here", "--json").stdout)
+        if row["name"].startswith("caf")
+    )
+    assert os.fsencode(path).endswith(b"/caf\xe9.gguf")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
+from spillover.runtime.text.surrogates import valid_text
+
 _ESC = "\x1b"
 _NOT_PLAIN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _CSI, _SS3 = "\x9b", "\x8f"
@@ -92,4 +94,4 @@ def _after_escape(char: str) -> _State:
 
 def safe(text: str) -> str:
     """*text* as a whole, such as a message that quotes a file name, for a terminal."""
-    return TerminalFilter().feed(text)
+    return TerminalFilter().feed(valid_text(text))
