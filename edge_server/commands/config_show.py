@@ -63,8 +63,12 @@ def as_json(config: Config) -> str:
 
 
 def as_toml(config: Config) -> str:
-    """A configuration file with the same effect, except for keys; defaults are commented out."""
+    """A configuration file with the same effect, except for keys and tables; defaults are commented
+    out."""
     lines = []
+    if config.tables:
+        names = ", ".join(config.tables)
+        lines += [f"# Not here: the tables of {config.file} ({names}). Copy them from there.", ""]
     for setting in setting_list():
         value = _public(setting, config)
         active = config.values[setting.name].origin != DEFAULT and not setting.is_secret

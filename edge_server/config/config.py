@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from spillover.edge_server.config import config_file, config_tables, setting_type
-from spillover.edge_server.config.setting_list import Setting, assemble, setting_list
+from spillover.edge_server.config.setting_list import Setting, assemble, setting_list, table_list
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
 
@@ -36,6 +36,8 @@ class Config(Struct, frozen=True, kw_only=True):
     values: dict[str, Value]
     file: Path | None
     """The configuration file that was read, if any."""
+    tables: tuple[str, ...] = ()
+    """The names of its tables."""
     warnings: tuple[str, ...] = ()
 
     def shown(self, setting: Setting) -> str:
@@ -85,6 +87,7 @@ def load(
         settings=assemble(Settings, given | tables),
         values=values,
         file=file,
+        tables=tuple(field.encode_name for field in table_list() if field.encode_name in tables),
         warnings=tuple(warnings),
     )
 
@@ -165,10 +168,10 @@ def _from_flags(flags: Mapping[str, object]) -> dict[str, Value]:
 def _from_key_file(path: Path, values: Mapping[str, Value]) -> dict[str, Value]:
     """The keys in *path*, one per line, and those of the flag; they replace lower layers' keys."""
     try:
-        lines = setting_type.expanded(path).read_text("utf-8").splitlines()
+        text = setting_type.expanded(path).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--api-key-file: {path} cannot be read: {error}") from error
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    keys = [key for line in text.splitlines() if (key := line.strip()) and key[0] != "#"]
     if not keys:
         raise ConfigError(f"--api-key-file: {path} contains no key: put one on each line")
     setting = next(setting for setting in setting_list() if setting.name == "api_keys")

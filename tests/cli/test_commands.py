@@ -222,6 +222,15 @@ def test_the_printed_file_has_the_same_effect(
     assert from_file.settings == load({}, environ=environ).settings
 
 
+def test_the_printed_file_says_which_tables_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[budget.total]\nusd_per_day = 1\n[[local_model]]\nname = "storyteller"\n')
+    cli.run(["config", "--toml", "--config", str(path)])
+    assert f"the tables of {path} (local_model, budget)" in capsys.readouterr().out
+
+
 def test_an_answer_that_breaks_off_ends_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     """An error, or the shell after Ctrl-C, went on in it."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import msgspec
@@ -245,7 +247,7 @@ def test_a_file_with_keys_that_others_may_read_causes_a_warning(tmp_path: Path) 
 
 def test_keys_come_from_a_key_file_and_the_flag_together(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text("# of the tablet\ntablet-key\n\nphone-key-1\n")
+    path.write_text("\ufefftablet-key\n  # the phone's\n\nphone-key-1\n", "utf-8")
     path.chmod(0o600)
     environ = {"SPILLOVER_API_KEY": "from-environment"}
     config = load({"api_keys": ("flag-key-1",)}, environ=environ, api_key_file=path)
@@ -257,6 +259,18 @@ def test_an_empty_key_file_does_not_open_the_endpoint(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("\n")
     with pytest.raises(ConfigError, match="contains no key"):
         load({}, environ={}, api_key_file=tmp_path / "keys")
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ConfigError, match="cannot be written: No space left"):
+        config_file.write(tmp_path / "config.toml", "port = 1\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_setting_can_describe_what_is_allowed() -> None:
