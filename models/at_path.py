@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from spillover.models import onnx_folder
 from spillover.models.entry import CatalogueError, ModelEntry
 from spillover.models.errors import ModelFileError
 
+_MOST_SHOWN = 5
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -55,6 +57,12 @@ def part_names(name: str) -> list[str]:
     return [f"{part['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
 
 
+def some_of(names: Sequence[str]) -> str:
+    """*names* for a message, the first ones of many: a file's name may claim 99,999 parts."""
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(names[:_MOST_SHOWN]) + more
+
+
 def stem_of(name: str) -> str:
     """A file's name without its ending and its number as a part."""
     part = _PART.fullmatch(name)
@@ -84,8 +92,8 @@ def gguf_parts(path: Path) -> list[Path]:
     missing = [part.name for part in parts if not part.is_file()]
     if missing or not parts:
         raise CatalogueError(
-            f"{path} is one of {len(parts)} parts, and {', '.join(missing) or 'none'} is not "
-            "beside it: get the missing files"
+            f"{path} is one of {len(parts)} parts, and {some_of(missing) or 'none'} is not beside "
+            "it: get the missing files"
         )
     return parts
 

@@ -96,24 +96,36 @@ def _own_list() -> dict[str, Listed]:
         return {}
     try:
         return _checked(_read(own))
-    except (
-        tomllib.TOMLDecodeError,
-        msgspec.ValidationError,
-        UnicodeDecodeError,
-        CatalogueError,
-    ) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError, CatalogueError) as error:
         raise CatalogueError(f"{own} cannot be used: {error}") from error
 
 
 def _checked(models: dict[str, Listed]) -> dict[str, Listed]:
-    """*models*, whose sources can be read. Raises CatalogueError, which names the table."""
+    """*models*, one of whose files can be chosen, and whose sources can be read. Raises
+    CatalogueError, which names the table."""
     for name, listed in models.items():
+        if (wrong := _wrong_files(name, listed)) is not None:
+            raise CatalogueError(f"[{name}]: {wrong}")
         for source in (source for file in listed.files for source in file.sources):
             try:
                 parse_source(source)
             except CatalogueError as error:
                 raise CatalogueError(f"[{name}]: {error}") from error
     return models
+
+
+def _wrong_files(name: str, listed: Listed) -> str | None:
+    if listed.file:
+        return "file is only for models that come with Spillover: list the model under files"
+    if not listed.files and name not in _bundled_models():
+        return "files lists none: say where the model comes from"
+    names = {file.quantization for file in listed.files}
+    for size, quantization in listed.recommended.items():
+        if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", size):
+            return f"recommended: {size!r} is no size of memory in GiB"
+        if quantization not in names:
+            return f"recommended: {quantization} is not listed under files"
+    return None
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from msgspec import Struct
 
 from spillover.models import onnx_folder
-from spillover.models.at_path import part_names
+from spillover.models.at_path import part_names, some_of
 from spillover.models.pull.fetched import PullError
 from spillover.models.quantization import best_first, is_named, quantization_of
 from spillover.models.source import HubSource, show
@@ -87,7 +87,7 @@ def _whole(source: HubSource, file: HubFile, by_name: dict[str, HubFile]) -> lis
     names = [str(path.with_name(part)) for part in part_names(path.name)]
     missing = [name for name in names if name not in by_name]
     if missing:
-        raise PullError(f"{source.repository} lacks {', '.join(missing)}, a part of this model")
+        raise PullError(f"{source.repository} lacks {some_of(missing)}, a part of this model")
     return [by_name[name] for name in names]
 
 

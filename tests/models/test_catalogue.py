@@ -213,3 +213,43 @@ def test_a_model_that_makes_vectors_does_not_become_the_default(tmp_path: Path) 
         store.add(model)
     settings = Settings(models_dir=str(store.folder))
     assert model_entry(settings).name == "smollm2-135m"
+
+
+HOUSE = """[house]
+licence = "own"
+n_ctx = 1024
+description = "ours"
+"""
+FILES = 'files = [{ quantization = "Q8_0", size_bytes = 5, sources = ["hf:our-team/house"] }]\n'
+
+
+@pytest.mark.parametrize(
+    ("rest", "told"),
+    [
+        ("", "files lists none"),
+        ('file = "house.gguf"\n', "file is only for models that come with Spillover"),
+        (f'{FILES}recommended = {{ much = "Q8_0" }}\n', "'much' is no size of memory"),
+        (f'{FILES}recommended = {{ 2 = "Q4_0" }}\n', "Q4_0 is not listed under files"),
+        (f"x = {'9' * 5000}\n", "Exceeds the limit"),
+    ],
+)
+def test_a_list_of_the_user_from_which_nothing_can_be_chosen_is_refused(
+    own_list: Path, rest: str, told: str
+) -> None:
+    """`spillover models` ended with a trace."""
+    own_list.write_text(HOUSE + rest)
+    with pytest.raises(CatalogueError, match=f"models.toml cannot be used: .*{told}"):
+        catalogue.listed_models()
+
+
+def test_a_bundled_model_needs_no_files_in_the_list_of_the_user(own_list: Path) -> None:
+    own_list.write_text(HOUSE.replace("[house]", "[storyteller]"))
+    assert catalogue.listed_models()["storyteller"].description == "ours"
+    assert catalogue.find("storyteller") == catalogue.default_model()
+
+
+def test_the_parts_that_a_name_claims_do_not_fill_the_screen(tmp_path: Path) -> None:
+    gguf(tmp_path, "m-00001-of-99999.gguf")
+    with pytest.raises(CatalogueError, match="and 99993 more is not beside it") as refused:
+        catalogue.find(str(tmp_path / "m-00001-of-99999.gguf"))
+    assert len(str(refused.value)) < 1_000

@@ -69,7 +69,7 @@ def command(here: bool, as_json: bool, config_flag: Path | None) -> None:
 
 
 def _local(store: ModelStore) -> list[_Row]:
-    bundled = [catalogue.find(n) for n, m in catalogue.listed_models().items() if m.is_bundled]
+    bundled = [catalogue.find(name) for name in catalogue.bundled_names()]
     pulled = [model.entry for model in store.all() if model.is_complete]
     others = [found.entry for found in other_programs.found_models()]
     rows: dict[str, _Row] = {}
