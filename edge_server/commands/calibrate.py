@@ -23,6 +23,7 @@ from spillover.edge_server.commands.loading import loaded_engine
 from spillover.edge_server.commands.options import default_text, load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.edge_server.commands.quantities import FiniteRange
+from spillover.edge_server.commands.quantize.result_file import check_result_file
 from spillover.edge_server.config.settings import Settings
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.files.json_file import write_json
@@ -118,6 +119,9 @@ def command(
     **flags: Any,
 ) -> None:
     """Let MODEL answer PROMPTS, and fit the probability that its answers are wrong."""
+    given = [prompts] if reuse is None else [prompts, reuse]
+    check_result_file(traces_path, "--traces", given)
+    check_result_file(output, "--output", given)
     items = labelled.read(prompts)
     settings = load_config(flags | {"model": model}, config_flag).settings
     if reuse is not None:

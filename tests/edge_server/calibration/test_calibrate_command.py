@@ -109,6 +109,17 @@ def reused(prompts: Path, lines: list[str], tmp_path: Path) -> list[str]:
     return ["calibrate", "storyteller", str(few), "--reuse", str(TRACES)]
 
 
+@pytest.mark.parametrize("flag", ["--traces", "--output"])
+def test_the_prompts_are_not_written_over(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    command = reused(prompts, prompts.read_text().splitlines()[:4], tmp_path)
+    before = Path(command[2]).read_text()
+    assert cli.run([*command, flag, command[2]]) == 2
+    assert f"{flag} would replace" in capsys.readouterr().err
+    assert Path(command[2]).read_text() == before
+
+
 def test_few_prompts_give_a_calibration_and_no_auroc(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
