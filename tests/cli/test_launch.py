@@ -108,7 +108,8 @@ def test_a_client_that_reads_its_environment_finds_the_endpoint(
     server: Server, install: Install
 ) -> None:
     install("claude", ASKS)
-    process = launch("claude", "--url", server.url, "--", "Tell me a story.")
+    address = server.url.removeprefix("http://")
+    process = launch("claude", "--url", address, "--", "Tell me a story.")
     said, errors = process.communicate(timeout=120)
     assert (process.returncode, said.strip()) == (0, "storyteller"), errors
     assert "works well from" in errors  # the bundled model has a context of 1,024 tokens
@@ -210,6 +211,7 @@ def test_without_a_key_a_client_gets_a_word_for_it(
         (["goose"], 1, "Goose is not installed: there is no program goose"),
         (["claude", "--url", "http://127.0.0.1:1"], 1, "no endpoint at http://127.0.0.1:1 .*"
          "spillover serve MODEL.*--serve MODEL"),
+        (["claude", "--url", "openai"], 2, "openai is a company: give the address"),
         (["claude", "--url", "nonsense"], 2, "'nonsense' is neither a company"),
         (["claude", "--url", "SERVER", "--model", "gpt-99"], 1, "no model 'gpt-99'; it has story"),
         (["claude", "--serve", "gone.gguf"], 1, "the server did not start: .*no model 'gone.gguf'"),

@@ -13,6 +13,7 @@ from spillover.cloud_fallback.providers.build import dialect_of
 from spillover.cloud_fallback.providers.credentials.credentials import Credentials, Key
 from spillover.cloud_fallback.providers.credentials.secret import Secret
 from spillover.cloud_fallback.providers.inquiry import ServerFacts
+from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.edge_server.commands.connect.target import ANY_MODEL, provider_at
 from spillover.edge_server.config.settings import Settings
 from spillover.edge_server.errors import ConfigError
@@ -55,11 +56,14 @@ def url_of(settings: Settings) -> str:
 def find_endpoint(url: str, key: str, model: str) -> Endpoint:
     """The endpoint at *url*. An empty *model* is the one that it serves.
 
-    Raises SpilloverError: nobody listens there, it is no Spillover, it refuses the key, or it lists
-    no such model.
+    Raises SpilloverError: that is no address, nobody listens there, it is no Spillover, it refuses
+    the key, or it lists no such model.
     """
-    url = url.rstrip("/").removesuffix("/v1")
-    facts = _facts(url, key)
+    server = provider_at(url, name="spillover", dialect="openai", model=ANY_MODEL)
+    if not server.base_url:  # the key is none of its
+        raise ConfigError(f"{url} is a company: give the address of a Spillover server with --url")
+    url = server.address.removesuffix("/v1")
+    facts = _facts(server, url, key)
     if facts is None or facts.kind != "spillover" or not facts.models:
         kind = facts.kind if facts is not None and facts.kind else "another program"
         raise SpilloverError(f"{url} is not Spillover but {kind}: give the address with --url")
@@ -70,15 +74,14 @@ def find_endpoint(url: str, key: str, model: str) -> Endpoint:
     return Endpoint(url=url, model=found.name, n_ctx=found.n_ctx, key=key)
 
 
-def _facts(url: str, key: str) -> ServerFacts | None:
-    provider = provider_at(url, name="spillover", dialect="openai", model=ANY_MODEL)
-    dialect = dialect_of(provider)
+def _facts(server: ProviderSettings, url: str, key: str) -> ServerFacts | None:
+    dialect = dialect_of(server)
     credentials = (
-        Key(provider.name, Secret(key), dialect.key_headers) if key else Credentials(provider.name)
+        Key(server.name, Secret(key), dialect.key_headers) if key else Credentials(server.name)
     )
     with closing(Http()) as http:
         try:
-            return ApiClient(provider, dialect, http, credentials).contact()
+            return ApiClient(server, dialect, http, credentials).contact()
         except NetworkFailed as error:
             raise SpilloverError(
                 f"no endpoint at {url} ({error.cause}): start one in another terminal with "

@@ -35,6 +35,7 @@ def own_server(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",  # a library may write anything
         start_new_session=True,  # the terminal's Ctrl-C is for the client
     )
     said = process.stderr
