@@ -73,7 +73,10 @@ def read_key(provider: str) -> str:
     if sys.stdin.isatty():
         key = str(click.prompt(f"Key of {provider}", hide_input=True, err=True)).strip()
     else:
-        key = sys.stdin.readline().strip()
+        try:
+            key = sys.stdin.readline().strip()
+        except UnicodeDecodeError:
+            key = ""
     if not is_header_text(key) or " " in key:
         raise click.ClickException(
             "this is not a key: it is empty, or it has spaces or odd characters"

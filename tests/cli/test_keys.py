@@ -97,11 +97,12 @@ def test_a_terminal_prompts_for_a_key_without_echo(
     assert ring.passwords[SERVICE, "openai"] == KEY
 
 
-@pytest.mark.parametrize("text", ["", "\n", "two words\n", "k\x00y\n", "schlüssel\n"])
+@pytest.mark.parametrize("text", ["", "\n", "two words\n", "k\x00y\n", "schlüssel\n", "\udcff\n"])
 def test_something_that_is_not_a_key_is_not_stored(
     ring: ForgetfulKeyring, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    content = io.BytesIO(text.encode(errors="surrogateescape"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(content, "utf-8"))
     assert cli.run(["keys", "set", "openai"]) == 1
     assert ring.passwords == {}
 

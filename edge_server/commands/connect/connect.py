@@ -62,7 +62,7 @@ _USD = FiniteRange(0, 1_000_000)
 )
 @click.option("--input-usd", type=_USD, help="Dollars per million tokens of prompts.")
 @click.option("--output-usd", type=_USD, help="Dollars per million tokens of answers.")
-@click.option("--print", "only_print", is_flag=True, help="Write nothing, send no request.")
+@click.option("--print", "only_print", is_flag=True, help="Write nothing, and send no prompt.")
 @click.option("--remove", is_flag=True, help="Take the provider out of the file again.")
 @setting_options([])
 def command(

@@ -40,7 +40,7 @@ device is otherwise idle.
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options(("n_threads", "n_parallel"))
 def command(again: bool, as_json: bool, config_flag: Path | None, **flags: Any) -> int:
-    """Find out which engine runs MODEL (default: the bundled model) faster here."""
+    """Find out which engine is faster with MODEL (default: the one pulled last, or the bundled)."""
     settings = load_config(flags, config_flag).settings
     options, path, code = default_options(settings), model_entry(settings).path.absolute(), 0
     if not is_onnx(path):
