@@ -74,9 +74,7 @@ class Eviction:
                     self._changed.notify_all()
                     uses = list(victim.uses)
                     if uses and (victim.is_used or all(u.must_yield.cancelled for u in uses)):
-                        now = self._clock()
-                        ends = self._queue.preparer.refuse_impatient(now)
-                        self._changed.wait(min(ends) - now if ends else None)
+                        self._changed.wait()
                         continue
                 for use in uses:  # nobody waits for them; not under the lock, as others are told
                     use.must_yield.cancel()

@@ -20,7 +20,7 @@ class LoadQueue:
         self._clock = clock
         self._queue: list[Residence] = []
         self._loading: Residence | None = None
-        self.preparer = Preparer(lock, self._end_preparation)
+        self.preparer = Preparer(lock, self._end_preparation, clock)
         self.starting: LocalEngine | None = None
         """Of the model that is being loaded, once its worker was started."""
         self.is_overtaken = False

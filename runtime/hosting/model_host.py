@@ -107,6 +107,7 @@ class ModelHost:
                 raise EngineBusy(message, RETRY_AFTER_S)
             residence.waiting.append(use)
             self._queue.add(residence)
+            self._queue.preparer.limit_wait(use)
             self._begin(use)
             overtaken = self._queue.overtake(use)
             preparing = self._queue.preparer.yield_to(use)
@@ -215,7 +216,6 @@ class ModelHost:
                 now = self._clock()
                 idle = [each for each in self._residences if each.is_idle]
                 expiries = [at for each in idle if (at := each.expires_at) is not None]
-                expiries += self._queue.preparer.refuse_impatient(now)
                 for each in idle:
                     at = each.expires_at
                     if each.is_unwanted or (at is not None and at <= now):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
+from spillover.runtime.alarms import Alarms
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import EngineBusy, EngineError, SpilloverError, log_defect
 from spillover.runtime.hosting.residence import ModelSpec, Residence, Use
@@ -24,11 +27,13 @@ class Preparer:
         self,
         lock: threading.Condition,
         on_end: Callable[[Residence, SpilloverError | None], None],
+        clock: Callable[[], float],
     ) -> None:
         """*on_end* is called, under the lock, with a model that is prepared, or that is to be tried
         again after yield_to(), or with why it cannot be prepared."""
         self._lock = lock
         self._on_end = on_end
+        self._alarms = Alarms(clock)
         self._queue: list[Residence] = []
         self._current: Residence | None = None
         self._cancellation = Cancellation()
@@ -38,6 +43,8 @@ class Preparer:
     def add(self, residence: Residence) -> None:
         self._queue.append(residence)
         self._queue.sort(key=lambda each: each.is_for_background)
+        for use in residence.waiting:
+            self.limit_wait(use)
         if self._thread is not None:
             return
         thread = threading.Thread(target=self._run, name="model-preparer", daemon=True)
@@ -55,24 +62,22 @@ class Preparer:
         there = [*([] if self._current is None else [self._current]), *self._queue]
         return there.index(residence) if residence in there else None
 
-    def refuse_impatient(self, now: float) -> list[float]:
-        """Refuse those who have waited too long; when the others will have."""
-        waits = list(self._waits())
-        for until, use in waits:
-            if until <= now:
-                use.residence.waiting.remove(use)
-                use.settle(None, _still_preparing(use.residence.spec))
-                self._lock.notify_all()
-        return [until for until, _ in waits if until > now]
+    def limit_wait(self, use: Use) -> None:
+        """Refuse *use* when it has waited too long for what is made here, whatever the host does
+        meanwhile; unless it waits as long as it takes."""
+        preparation = use.residence.spec.preparation
+        if use.is_patient or preparation is None or self.n_ahead(use.residence) is None:
+            return
+        with suppress(RuntimeError):  # the system allows no more threads: it waits on
+            self._alarms.at(use.since + preparation.patience_s, partial(self._refuse, use))
 
-    def _waits(self) -> Generator[tuple[float, Use]]:
-        """Those who do not wait as long as it takes, and until when they do."""
-        for residence in filter(None, (self._current, *self._queue)):
-            preparation = residence.spec.preparation
-            assert preparation is not None, "it is needed"
-            for use in residence.waiting:
-                if not use.is_patient:
-                    yield use.since + preparation.patience_s, use
+    def _refuse(self, use: Use) -> None:
+        residence = use.residence
+        with self._lock:
+            if use in residence.waiting and self.n_ahead(residence) is not None:
+                residence.waiting.remove(use)
+                use.settle(None, _still_preparing(residence.spec))
+                self._lock.notify_all()
 
     def yield_to(self, use: Use) -> Cancellation | None:
         """What is to be cancelled, without the lock, so that nothing is made for the background
@@ -90,6 +95,7 @@ class Preparer:
 
         def end() -> None:
             cancellation.cancel()
+            self._alarms.close()
             if thread is not None:
                 thread.join()
 

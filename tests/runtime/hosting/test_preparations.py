@@ -137,6 +137,22 @@ def test_who_waits_for_a_preparation_is_refused_in_time_while_others_wait_for_ro
             assert first.state().state == "unloading"
 
 
+def test_who_waits_for_a_preparation_is_refused_in_time_while_another_model_is_loaded(
+    make: Callable[..., Place],
+) -> None:
+    """load_timeout_s was only looked at when that load had ended."""
+    place, work, refused = make(), Work(), threading.Event()
+    slow = place.model(GGUF, preparation=needing(work.do, patience_s=0.1))
+    other = place.model(ONNX)
+    slow.preload()
+    assert work.begun.acquire(timeout=60)
+    place.gate.clear()
+    with other.loading(lambda: None), slow.loading(refused.set) as use:
+        assert refused.wait(30)
+        assert isinstance(use.error, EngineBusy)
+        assert other.state().state == "loading"
+
+
 def test_a_preparation_that_nobody_waits_for_any_more_loads_nothing(
     make: Callable[..., Place],
 ) -> None:
