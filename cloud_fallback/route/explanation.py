@@ -13,9 +13,10 @@ from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.route.allowed import Allowed
 from spillover.cloud_fallback.route.clearance import NOT_THIS_ONE
 from spillover.cloud_fallback.route.context import RequestContext
+from spillover.cloud_fallback.route.local_writer import may_leave_after, reason_of
 from spillover.cloud_fallback.spending.prices import Estimate, estimate
 from spillover.runtime.engine import EngineStatus, TextEngine
-from spillover.runtime.errors import SpilloverError
+from spillover.runtime.errors import NotLoaded, SpilloverError
 from spillover.runtime.events import Queued, WriterId
 from spillover.runtime.request import GenerationRequest
 
@@ -34,6 +35,8 @@ class LocalOutlook(Struct, frozen=True, kw_only=True):
     """None: nobody could count them."""
     problem: str | None = None
     """Why it cannot answer."""
+    reason: Reason | None = None
+    """Why another writer should answer, if that is so because of its problem."""
 
 
 class ProviderOutlook(Struct, frozen=True, kw_only=True):
@@ -114,16 +117,20 @@ def explain(context: RequestContext) -> Explanation:
 
 
 def local_outlook(local: TextEngine, request: GenerationRequest) -> LocalOutlook:
+    """It is loaded for that, as for an answer."""
     status = local.status()
     try:
-        n_ctx = local.card.n_ctx
-        n_prompt = _count(local, request)
-        problem = None
         request.refuse_images(local.name)
-        if n_prompt >= n_ctx:
-            problem = f"the prompt of {n_prompt} tokens exceeds its context of {n_ctx}"
+        n_prompt = _count(local, request)
+        n_ctx = local.card.n_ctx
+    except NotLoaded:  # no question was needed, but an answer loads it
+        return LocalOutlook(model=local.name, status=status)
     except SpilloverError as error:
-        return LocalOutlook(model=local.name, status=status, problem=str(error))
+        reason = reason_of(error, local)
+        return LocalOutlook(model=local.name, status=status, problem=str(error), reason=reason)
+    problem = None
+    if n_prompt >= n_ctx:
+        problem = f"the prompt of {n_prompt} tokens exceeds its context of {n_ctx}"
     return LocalOutlook(
         model=local.name, status=status, n_ctx=n_ctx, n_prompt_tokens=n_prompt, problem=problem
     )
@@ -143,13 +150,13 @@ def _reason(context: RequestContext, local: LocalOutlook) -> Reason | None:
     stopped = context.reason_to_begin_in_cloud()
     if stopped is not None:
         return stopped.reason
-    if request.n_images and context.local.policy_settings.is_on("modality"):
-        return Reason(code="modality", is_hard=True)
     watch = context.local.policy().watch(request, clock=resources.clock, on_trigger=lambda _: None)
     reason = watch.before(local.status, resources.sensors.read())
     if reason is None and local.n_prompt_tokens is not None:
         watch.see(Queued(position=0, n_prompt_tokens=local.n_prompt_tokens))
         reason = watch.reason
+    if reason is None and local.reason is not None and may_leave_after(local.reason, context):
+        reason = local.reason
     return reason
 
 

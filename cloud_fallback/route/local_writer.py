@@ -86,7 +86,7 @@ class LocalWriter:
                 held=stream.held() if stream is not None and joint is None else (),
                 local_error=error,
                 cloud_error=stopped.cloud_error if stopped is not None else None,
-                may_leave=_may_leave_after(reason, context),
+                may_leave=may_leave_after(reason, context),
             )
         finally:
             context.stream = None
@@ -313,7 +313,7 @@ def _unseen(refused: ImagesRefused, cause: Exception) -> Exception:
     return cause if isinstance(cause, ProviderError) else refused.because(str(cause))
 
 
-def _may_leave_after(reason: Reason, context: RequestContext) -> bool:
+def may_leave_after(reason: Reason, context: RequestContext) -> bool:
     """Nobody waits for an answer of the background: what passes on the device is not worth money,
     nor that it leaves."""
     is_worth_it = not context.request.is_background or reason.code not in STRAIN

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
+from spillover.models.catalogue import find
 from spillover.runtime.device_bytes import DeviceBytes
 from spillover.runtime.errors import ModelError
 from spillover.runtime.hosting.hosted_model import HostedModel
@@ -15,6 +16,7 @@ from spillover.runtime.hosting.model_host import ModelHost
 from spillover.runtime.hosting.residence import ModelSpec
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
+from spillover.runtime.request import GenerationRequest
 from tests.answers import ask
 from tests.cloud_fallback.route.desk import CALM, Desk, end, handoffs, provider, text
 from tests.fakes.fake import Fake
@@ -90,6 +92,32 @@ def test_a_handoff_that_is_switched_off_stays_off(
     make_desk: Callable[..., Desk], fake: Fake
 ) -> None:
     fake.script(Act(text=TALE))
+    desk = make_desk(out_of_memory, PolicySettings(switched_off=("memory",)))
+    assert desk.router.explain(ask()).outlook == "nobody"
     with pytest.raises(ModelError):
-        make_desk(out_of_memory, PolicySettings(switched_off=("memory",))).ask(ask())
+        desk.ask(ask())
     assert fake.requests == []
+
+
+def test_what_would_happen_is_that_a_provider_answers(
+    make_desk: Callable[..., Desk], fake: Fake, damaged: Start
+) -> None:
+    """It was said that nobody would."""
+    desk = make_desk(damaged)
+    for _ in range(2):  # not loaded yet; and after it could not be
+        told = desk.router.explain(ask())
+        assert told.reason is not None
+        assert (told.outlook, told.reason.code) == ("cloud", "crash")
+        assert "broken.gguf" in (told.local.problem or "")
+    assert fake.requests == []
+
+
+def test_a_model_that_is_not_loaded_yet_would_answer(make_desk: Callable[..., Desk]) -> None:
+    """It was said that nobody would, because it was not loaded."""
+    options = EngineOptions(n_threads=1, n_parallel=1)
+    desk = make_desk(lambda _: LocalEngine(find("storyteller").path, options))
+    ids = desk.router.explain(GenerationRequest(prompt=(1, 2, 3)))
+    assert (ids.outlook, ids.local.problem) == ("local", None)
+    words = desk.router.explain(ask())
+    assert (words.outlook, words.local.problem) == ("local", None)
+    assert words.local.n_prompt_tokens
