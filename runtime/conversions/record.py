@@ -11,9 +11,10 @@ from msgspec import Meta, Struct, structs
 from spillover.runtime.files.json_file import fingerprint
 from spillover.runtime.machine.device import describe_device
 
-EXPORTER = 1
+EXPORTER = 2
 """Version of the converter. A conversion by another one is made again, so it grows with every
-change of the exporter that makes better or other graphs."""
+change that makes better or other graphs, and with every check that older ones have not passed. (1:
+scales in fp32, and nobody compared the weights with the file's.)"""
 
 _LIBRARIES = ("llama-cpp-python", "onnxruntime")
 

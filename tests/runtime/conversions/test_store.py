@@ -106,10 +106,12 @@ def test_one_wrong_byte_is_noticed(store: ConversionStore, source: Path) -> None
     assert not is_intact(folder)
 
 
+@pytest.mark.parametrize("exporter", [1, EXPORTER + 1])
 def test_another_exporters_work_is_not_served_and_goes(
-    store: ConversionStore, source: Path
+    store: ConversionStore, source: Path, exporter: int
 ) -> None:
-    folder = converted(store, source, exporter=EXPORTER + 1)
+    """That of the first one was, though nobody had compared its weights with the file's."""
+    folder = converted(store, source, exporter=exporter)
     assert store.find("a" * 64) is None
     store.sweep()
     assert not folder.exists()
