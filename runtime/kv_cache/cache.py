@@ -22,6 +22,10 @@ from spillover.runtime.kv_cache.prefix_disk import PrefixDisk, PrefixDiskOptions
 from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefixes
 from spillover.runtime.machine.device import available_memory
 
+PART = 512
+"""Tokens of a kept prefix that are saved between two steps of the running answers: all of a long
+one would hold them up."""
+
 
 class KvCacheOptions(Struct, frozen=True, kw_only=True):
     """What a KV cache may keep of sequences that have ended."""
@@ -76,7 +80,8 @@ class KvCache:
         self._disk = (
             PrefixDisk(self._saved, options.disk, wake) if options.disk and is_written else None
         )
-        self._unsaveable: set[int] = set()
+        self._settled: set[int] = set()
+        """Kept sequences of which nothing is to be saved now: it is, or cannot be."""
         self._ids = list(range(info.n_seq))
         self._n_kv = info.n_kv
         self._shares_cells = info.shares_cells
@@ -214,17 +219,40 @@ class KvCache:
         """How many of its first *n_tokens* a sequence with *n_held* has after it was cut there."""
         return self._backend.keep(seq, n_tokens) if n_held > n_tokens else n_held
 
-    def save_one_prefix(self) -> None:
-        """Save a kept prefix, if there is one, and free its cells, where each step's attention
-        covers the cells of all sequences. Called when a sequence is about to generate."""
-        if not self._shares_cells or len(self._prefixes) == len(self._unsaveable):
+    def save_part(self) -> None:
+        """Save a part of a kept prefix, if there is one that will have to leave: the oldest of
+        as many as may be kept; and where each step's attention covers the cells of all sequences
+        any one, whose cells are freed. Called when a sequence is about to generate."""
+        seqs = self._prefixes.seqs
+        if not self._shares_cells:
+            seqs = seqs[:1] if len(seqs) >= self._n_kept else ()
+        seq = next((seq for seq in seqs if seq not in self._settled), None)
+        if seq is None:
             return
-        seq = next(seq for seq in self._prefixes.seqs if seq not in self._unsaveable)
-        if self._save(seq, self._prefixes[seq]):
+        kept = self._prefixes[seq]
+        n = self._part_end(seq, kept)
+        if n < len(kept.tokens):
+            self._save_tokens(seq, kept.tokens[:n])
+        elif self._save(seq, kept) and self._shares_cells:
             self._forget(seq)
             self.drop(seq)
         else:
-            self._unsaveable.add(seq)
+            self._settled.add(seq)
+
+    def _part_end(self, seq: int, kept: Kept) -> int:
+        """Where the next part ends that is to be saved of a sequence: at its end, unless there is
+        room for all of it and it can be saved in parts."""
+        saver, saved, n_all = self._saver, self._saved, len(kept.tokens)
+        lacking = saved.lacking(kept.tokens)
+        if saver is None or not saver.are_cut or not lacking:
+            return n_all
+        start, stop = lacking[0]
+        # Instructions stay whole: they may become a file.
+        end = kept.n_preamble if start < kept.n_preamble else min(stop, start + PART)
+        if not saver.can_save(seq, start, end):
+            return n_all
+        n_bytes = saver.saved_bytes(seq, start, n_all)
+        return end if saved.make_room(n_bytes, saved.nodes(kept.tokens[:start])) else n_all
 
     def _save(self, seq: int, kept: Kept) -> bool:
         """Save what no state holds of a sequence; False when that is not possible."""
@@ -332,10 +360,10 @@ class KvCache:
 
     def _forget(self, seq: int) -> None:
         self._prefixes.remove(seq)
-        self._unsaveable.discard(seq)
+        self._settled.discard(seq)
 
     def _evict(self, seq: int) -> None:
-        if seq not in self._unsaveable:
+        if seq not in self._settled:
             self._save(seq, self._prefixes[seq])
         self._forget(seq)
         self.drop(seq)
@@ -364,7 +392,7 @@ class KvCache:
         self._prefixes.put(seq, kept)
         if first_out:
             self._prefixes.expire(seq)
-            self._unsaveable.add(seq)
+            self._settled.add(seq)
         elif self._disk is not None and (n := self._disk.n_wanted(kept)):
             self._write(self._disk, seq, kept, n)
         if len(self._prefixes) > self._n_kept:

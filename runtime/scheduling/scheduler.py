@@ -304,7 +304,7 @@ class Scheduler:
         which the running answers have their step, and prompts none."""
         if self._queues.may_admit:
             self._admission.admit()
-        self._kv.save_one_prefix()
+        self._kv.save_part()
         if self._beside.can_read and not self._beside.is_reading:
             self._start_read()
         if not (self._beside.is_reading or embeds):

@@ -68,7 +68,7 @@ class Conversations:
         assert placed is not None
         seq, self.n_held = placed
         for _ in range(3):
-            self._kv.save_one_prefix()
+            self._kv.save_part()
         logits = self._read(seq, prompt, self.n_held, slices)
         tokens = np.append(prompt, text(n_answer, salt=9))
         for position in range(len(prompt), len(tokens)):

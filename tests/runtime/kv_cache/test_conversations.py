@@ -12,8 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 from spillover.models.catalogue import find
-from spillover.runtime.backend import Backend, Rows, Tokens
+from spillover.runtime.backend import Backend, KvSaver, Rows, SavedKv, Tokens
 from spillover.runtime.events import Usage
+from spillover.runtime.kv_cache import cache
 from spillover.runtime.kv_cache.memory import saved_prefix_bytes
 from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS
 from spillover.runtime.local_engine import LocalEngine
@@ -133,6 +134,32 @@ def test_what_conversations_share_is_saved_once(backend: Backend) -> None:
     assert saver is not None
     backend.decode([Rows(0, 0, preamble, False)])
     assert bytes_per_token < 1.1 * saver.saved_bytes(0, 0, 200) / 200
+
+
+def test_what_has_to_leave_is_saved_in_parts(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole conversation was saved at once, and running answers waited for it."""
+    monkeypatch.setattr(cache, "PART", 64)
+    assert backend.saver is not None
+    kind, sizes = type(backend.saver), list[int]()
+    save = kind.save
+
+    def noted(saver: KvSaver, seq: int, start: int, end: int) -> SavedKv:
+        sizes.append(end - start)
+        return save(saver, seq, start, end)
+
+    monkeypatch.setattr(kind, "save", noted)
+    conversations = Conversations(backend, n_kept=1, saved_bytes=64 << 20)
+    prompts = [text(150, salt) for salt in range(3)]
+    for prompt in prompts:
+        conversations.answer(prompt)
+    assert sizes
+    assert max(sizes) <= 64
+    for prompt in prompts:
+        wanted = conversations.cold(prompt)
+        assert close(backend, conversations.answer(prompt), wanted)
+        assert conversations.n_held == 149
 
 
 def test_saved_states_are_given_back_when_memory_is_short(backend: Backend) -> None:
