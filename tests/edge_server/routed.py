@@ -32,6 +32,19 @@ key_variable = "FAKE_KEY"
 is_local_network = false
 {fields}
 """
+HOMELY = """
+[[local_model]]
+name = "homely"
+model = "storyteller"
+
+[[local_model]]
+name = "open"
+model = "storyteller-onnx"
+fallback = "auto"
+[local_model.policy]
+decode_floor = 0.25
+"""
+"""Two models, one of which stays on the device."""
 
 
 def routed_server(

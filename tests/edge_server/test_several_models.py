@@ -30,7 +30,7 @@ from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import wait_until
-from tests.edge_server.routed import KEY, follow, lines, routed_server
+from tests.edge_server.routed import HOMELY, KEY, follow, lines, routed_server
 from tests.edge_server.story import STORY
 from tests.edge_server.wire.dialect_bodies import ASKINGS
 from tests.fakes.fake import Fake
@@ -307,20 +307,6 @@ def test_who_finds_no_room_for_its_model_is_handed_over_where_the_owner_allows_i
             assert listed["homely"]["modalities"]["input"] == ["text"]
     finally:
         assert server.stop() == 0
-
-
-HOMELY = """
-[[local_model]]
-name = "homely"
-model = "storyteller"
-
-[[local_model]]
-name = "open"
-model = "storyteller-onnx"
-fallback = "auto"
-[local_model.policy]
-decode_floor = 0.25
-"""
 
 
 def test_each_model_has_its_own_fallback_whatever_the_first_one_has(

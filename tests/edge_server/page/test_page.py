@@ -18,7 +18,7 @@ from tests.answers import STORY
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import PATIENCE_MS, Visit
 from tests.edge_server.page.relay import Relay
-from tests.edge_server.routed import lines, routed_server
+from tests.edge_server.routed import HOMELY, lines, routed_server
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 from tests.pictures import png
@@ -235,24 +235,10 @@ def test_a_chat_chooses_its_model(routed: Server, visit: Open) -> None:
     expect(one.page.locator("#model")).to_have_text("Private")
 
 
-TWO_MODELS = """
-[[local_model]]
-name = "homely"
-model = "storyteller"
-
-[[local_model]]
-name = "open"
-model = "storyteller-onnx"
-fallback = "auto"
-[local_model.policy]
-decode_floor = 0.25
-"""
-
-
 @pytest.fixture
 def two_models(tmp_path: Path) -> Iterator[Server]:
     fake = Fake()
-    server = routed_server(tmp_path, fake, fallback="never", tables=TWO_MODELS)
+    server = routed_server(tmp_path, fake, fallback="never", tables=HOMELY)
     yield server
     server.stop()
     fake.stop()

@@ -14,17 +14,7 @@ from spillover.runtime.fit.model_shape import GpuMemory, ModelShape
 from spillover.runtime.fit.placement import layers_in
 from spillover.runtime.fit.tries import MOST_GUESSES, MOST_TRIES, Tries
 from spillover.runtime.options import EngineOptions
-
-GIB = 2**30
-SHAPE = ModelShape(
-    n_ctx_train=32_768,
-    size_bytes=2 * GIB,
-    kv_bytes_per_cell=24_576,
-    kv_formats=("f16", "q8_0"),
-    n_embd=2048,
-    is_gguf=True,
-)
-ON_GPU = structs.replace(SHAPE, n_layers=25)
+from tests.runtime.fit.shapes import GIB, ON_GPU, SHAPE
 
 NAMES = ("n_gpu_layers", "n_parallel", "n_kv", "kv_cache_type", "n_batch", "use_extra_bufts")
 

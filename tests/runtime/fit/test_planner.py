@@ -15,17 +15,7 @@ from spillover.runtime.fit.model_shape import GpuMemory, ModelShape, gpu_memory_
 from spillover.runtime.fit.planner import Planner
 from spillover.runtime.machine.device import memory_floor
 from spillover.runtime.options import EngineOptions
-
-GIB = 2**30
-SHAPE = ModelShape(
-    n_ctx_train=32_768,
-    size_bytes=2 * GIB,
-    kv_bytes_per_cell=24_576,
-    kv_formats=("f16", "q8_0"),
-    n_embd=2048,
-    is_gguf=True,
-)
-ON_GPU = structs.replace(SHAPE, n_layers=25)
+from tests.runtime.fit.shapes import GIB, ON_GPU, SHAPE
 
 
 class Device:

@@ -27,21 +27,10 @@ from spillover.runtime.tools.parser import CallDelta, ToolParser
 from spillover.runtime.tools.plan import ToolPlan
 from spillover.runtime.tools.tool_format import ToolFormat
 from tests.answers import ask, end_of, text_of, worker_of
+from tests.edge_server.story import FUNCTION
 from tests.loading import load
 
-WEATHER = Tool(
-    name="weather",
-    description="The weather of a city.",
-    parameters={
-        "type": "object",
-        "properties": {
-            "city": {"type": "string", "maxLength": 8},
-            "days": {"type": "integer", "minimum": 1, "maximum": 9},
-        },
-        "required": ["city", "days"],
-        "additionalProperties": False,
-    },
-)
+WEATHER = Tool(**FUNCTION)
 REFERS = Tool(
     name="add",
     parameters={
