@@ -49,9 +49,16 @@ class GgufMixed(Struct, frozen=True, kw_only=True):
     is_file: bool
     """Whether it is made of a GGUF file, not of a Hugging Face folder."""
 
-    def explained(self, model: Path, text: Path | None) -> str:
-        """For people, with the commands that make it. *text*: None for our own."""
+    def summary(self) -> str:
+        """For people."""
         kinds = ", ".join(f"{n} {kind}" for kind, n in self.types.items())
+        return (
+            f"{kinds}: {self.size_bytes / 1e6:.1f} MB, {self.bits_per_weight:.2f} bits per weight. "
+            f"Those that lose most per byte: {', '.join(self.worst)}."
+        )
+
+    def commands(self, model: Path, text: Path | None) -> list[str]:
+        """What makes it. *text*: None for our own."""
         source = model if self.is_file else new_name(model, "F16", ".gguf")
         commands = [] if self.is_file else [gguf_export(model, source)]
         imatrix = "auto"
@@ -62,11 +69,7 @@ class GgufMixed(Struct, frozen=True, kw_only=True):
         flags = [f"--imatrix {imatrix}"]
         flags += [f"--tensor {shlex.quote(f'{pattern}={kind}')}" for pattern, kind in self.tensors]
         target = new_name(model, f"{self.bits_per_weight:.2f}bpw", ".gguf")
-        commands.append(quantization(source, target, self.file_type, flags))
-        return (
-            f"{kinds}: {self.size_bytes / 1e6:.1f} MB, {self.bits_per_weight:.2f} bits per weight. "
-            f"Those that lose most per byte: {', '.join(self.worst)}.\n" + "\n".join(commands)
-        )
+        return [*commands, quantization(source, target, self.file_type, flags)]
 
 
 def gguf_mixed(model: Path, target: Target, text: str, progress: Progress) -> GgufMixed:

@@ -49,14 +49,14 @@ class Mixed(Struct, frozen=True, kw_only=True):
             f"weight. Those that lose most per byte: {', '.join(self.worst)}."
         )
 
-    def explained(self, model: Path, text: Path | None) -> str:
-        """The summary, with the command that makes it. *text*: None for our own."""
+    def commands(self, model: Path, text: Path | None) -> list[str]:
+        """What makes it. *text*: None for our own."""
         flags = ["--weights int4", f"--calibration {typed(text) if text else 'auto'}"]
         flags += [f"--block {self.block}", f"--head-bits {self.head_bits}"]
         flags += [f"--keep-8bit {pattern}" for pattern in self.kept]
         flags += [] if self.n_ctx is None else [f"--n-ctx {self.n_ctx}"]
         target = new_name(model, f"{self.bits_per_weight:.2f}bpw")
-        return f"{self.summary()}\n{onnx_export(model, target, flags)}"
+        return [onnx_export(model, target, flags)]
 
 
 def mixed(

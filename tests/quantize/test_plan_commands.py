@@ -118,6 +118,8 @@ def test_the_commands_for_a_target_run_as_they_are_printed(
     asked = ["quantize", "plan", str(source), "--target-bpw", "6.5", "--text", str(text)]
     assert cli.run([*asked, *flags]) == 0
     lines = [x for x in capfd.readouterr().out.splitlines() if x.startswith("spillover ")]
+    assert cli.run([*asked, *flags, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["commands"] == lines
     for line in lines:
         run(line)
     assert len(lines) == {("hf", "gguf"): 3, ("F16", "gguf"): 2}.get(

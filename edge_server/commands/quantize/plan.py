@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import asdict
 
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.edge_server.commands.quantities import FiniteRange, size
 from spillover.quantize.texts import read_text
-from spillover.runtime.machine.device import available_memory
 
 if TYPE_CHECKING:
     from spillover.quantize.plan.gguf_mixed import GgufMixed
@@ -80,6 +80,7 @@ def plan(
     from spillover.quantize.plan import plan as planning  # slow
     from spillover.quantize.plan.device_speed import measure_speed
     from spillover.quantize.plan.target import Target
+    from spillover.runtime.machine.device import available_memory
 
     if target_bpw is not None and target_size is not None:
         raise click.UsageError("--target-bpw and --target-size say the same: give one of them")
@@ -128,10 +129,11 @@ def _print_mixed(
             from spillover.quantize.plan.mixed import mixed  # slow
 
             found = mixed(model, target, content, progress, n_ctx=n_ctx)
+    commands = found.commands(model, text)
     if as_json:
-        print_json(found)
+        print_json({**asdict(found), "commands": commands})
     else:
-        print_result(found.explained(model, text))
+        print_result("\n".join([found.summary(), *commands]))
 
 
 def _table(made: Plan, memory_bytes: int) -> str:
