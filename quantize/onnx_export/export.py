@@ -12,7 +12,7 @@ from msgspec import Struct
 from spillover.quantize.new_file import new_folder
 from spillover.quantize.onnx_export import companion_files
 from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
-from spillover.quantize.onnx_export.calibrated.layer_runs import state_bytes
+from spillover.quantize.onnx_export.calibrated.layer_runs import held_bytes
 from spillover.quantize.onnx_export.calibrated.source import N_STATES, CalibratedSource
 from spillover.quantize.onnx_export.calibrated.tokens import (
     TokenIds,
@@ -201,7 +201,7 @@ def _write_graph(
 def _chunks(source: WeightSource, tokens: TokenIds, n_ctx: int) -> tuple[list[TokenIds], list[str]]:
     """As many of the calibration text as memory holds, and a note where these are fewer."""
     wanted = chunks_of(tokens, n_ctx)
-    n = affordable_chunks(N_STATES * state_bytes(source.spec))
+    n = affordable_chunks(N_STATES * held_bytes(source.spec))
     if n >= len(wanted):
         return wanted, []
     note = (

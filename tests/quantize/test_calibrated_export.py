@@ -18,14 +18,14 @@ from spillover.quantize.onnx_export.blocks import Blocks, Floats
 from spillover.quantize.onnx_export.calibrated import compensation, second_moments, tokens
 from spillover.quantize.onnx_export.calibrated.compensation import Compensator
 from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
-from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns
+from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
 from spillover.quantize.onnx_export.calibrated.second_moments import SecondMoments
 from spillover.quantize.onnx_export.calibrated.source import CalibratedSource
 from spillover.quantize.onnx_export.calibrated.tokens import chunks_of
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export, open_source
 from spillover.quantize.onnx_export.options import ExportOptions, HeadBits, KvCacheType
-from spillover.quantize.onnx_export.source import EMBEDDING, HEAD
+from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, matrices
 from spillover.quantize.onnx_export.split_source import SplitSource
 from spillover.quantize.texts import calibration_text
 from tests import tiny_models
@@ -148,9 +148,10 @@ def test_layers_one_after_the_other_compute_what_the_graph_computes(
     exported = export(tmp_path / "hf", tmp_path / "out", options, silent)
     source = SplitSource(open_source(tmp_path / "hf"))
     runs = LayerRuns(source, options, exported.n_ctx)
-    (state,) = runs.entry([tiny_models.IDS])
+    states = runs.entry([tiny_models.IDS])
     for index in range(len(source.spec.layers)):
-        (state,) = runs.layer(index, [state], is_exact=True)
+        runs.advance(index, states, is_exact=True)
+    (state,) = states
     head = "embed_tokens.weight" if source.spec.is_tied else HEAD
     logits = state.x @ source.values(head).T * source.spec.logit_scale
     if source.spec.logit_cap is not None:
@@ -306,6 +307,19 @@ def test_a_layer_is_rounded_for_what_an_embedding_of_4_bits_gives_it(tmp_path: P
     assert with_it < 0.8 * without
 
 
+def test_a_text_is_held_where_it_is_small(tmp_path: Path) -> None:
+    """It was held as the inputs of the last matrix, with rounding and without."""
+    source = SplitSource(open_source(tiny_models.write(tmp_path / "hf", CONFIGS["llama"])))
+    chunks = [tiny_models.IDS, tiny_models.IDS]
+    calibrated = CalibratedSource(source, ExportOptions(weights="int4"), chunks, n_ctx=128)
+    for name in matrices(source.spec, 1):
+        assert calibrated.blocks(name, 4) is not None
+        lists = [value for value in vars(calibrated).values() if isinstance(value, list)]
+        held = [one for each in lists for one in each if isinstance(one, State)]
+        assert len(held) >= 2 * len(chunks)
+        assert {one.x.shape[1] for one in held} == {source.spec.n_hidden}
+
+
 def test_as_much_is_read_of_a_text_as_memory_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +331,7 @@ def test_as_much_is_read_of_a_text_as_memory_holds(
         tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
         notes.append(export(tmp_path / "hf", tmp_path / str(n_bytes), options, silent).notes)
     assert notes[0] == ()
-    assert notes[1][0].startswith("3 of 15 chunks of the calibration text were read")
+    assert notes[1][0].startswith("8 of 15 chunks of the calibration text were read")
     assert notes[2][0].startswith("1 of 15 ")
 
 

@@ -31,7 +31,7 @@ def exact_logits(
     runs = LayerRuns(source, ExportOptions(weights="int8"), _few(spec, len(tokens), n_ctx))
     states = runs.entry([tokens.astype(np.int64)])
     for layer in range(len(spec.layers)):
-        states = runs.layer(layer, states, is_exact=is_exact)
+        runs.advance(layer, states, is_exact=is_exact)
     return logits_of(source, states[0].x[list(positions)])
 
 

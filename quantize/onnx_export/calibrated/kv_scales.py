@@ -38,7 +38,7 @@ def kv_scales(
             most.append((_most(_in_any_turn(keys, n_pairs)), _most(values)))
         of_keys, of_values = zip(*most, strict=True)
         found.append(KvScales(keys=_scale(of_keys), values=_scale(of_values)))
-        states = runs.layer(index, states, is_exact=True)
+        runs.advance(index, states, is_exact=True)
     return found
 
 

@@ -45,6 +45,11 @@ def state_bytes(spec: ModelSpec) -> int:
     return 4 * (widest + spec.n_hidden)
 
 
+def held_bytes(spec: ModelSpec) -> int:
+    """What one token takes in a State between pairs of stages, where it is smallest."""
+    return 4 * 2 * spec.n_hidden
+
+
 _FEW_CHUNKS = 4
 _N_STATES = len(STAGES) + 2
 """States of each token while the matrices of a layer are compared: before each stage, at the end,
@@ -101,11 +106,13 @@ class LayerRuns:
         loaded = self.stage(layer, stage, is_exact=is_exact)
         return [loaded.run(state) for state in states]
 
-    def layer(self, layer: int, states: Sequence[State], *, is_exact: bool) -> list[State]:
-        """What a whole layer makes of *states*."""
-        for stage in range(len(STAGES)):
-            states = self.passed(layer, stage, states, is_exact=is_exact)
-        return list(states)
+    def advance(self, layer: int, states: list[State], *, is_exact: bool) -> None:
+        """Let *states* pass a whole layer, each two stages at a time: between the last two it is
+        largest."""
+        for first in range(0, len(STAGES), 2):
+            pair = [self.stage(layer, first + i, is_exact=is_exact) for i in range(2)]
+            for i, state in enumerate(states):
+                states[i] = through(pair, state)
 
     def _decoder(self, weights: Any) -> Decoder:
         options = msgspec.structs.replace(self._options, weights=weights)
@@ -150,6 +157,13 @@ class Stage:
         feeds = {name: value for name, value in feeds.items() if name in self._inputs}
         found: list[Floats] = self._running.run(outputs, feeds)
         return found
+
+
+def through(stages: Sequence[Stage], state: State) -> State:
+    """What *stages* make of a state one after the other."""
+    for stage in stages:
+        state = stage.run(state)
+    return state
 
 
 def _session(model: onnx.ModelProto) -> Any:

@@ -16,7 +16,8 @@ from spillover.quantize.onnx_export.calibrated.layer_runs import (
     Stage,
     State,
     few_chunks,
-    state_bytes,
+    held_bytes,
+    through,
 )
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds, affordable_tokens
 from spillover.quantize.onnx_export.graph.decoder import STAGES, Progress
@@ -62,14 +63,16 @@ def sensitivities(
     few = LayerRuns(source, msgspec.structs.replace(options, weights="int4"), n_ctx)
     states = whole.entry(few_chunks(source.spec, tokens, n_ctx))
     n_layer = len(source.spec.layers)
-    n_scored = max(affordable_tokens(n_layer * state_bytes(source.spec)), _FEWEST_SCORED)
+    n_scored = max(affordable_tokens(n_layer * held_bytes(source.spec)), _FEWEST_SCORED)
     trails: list[State] = []
     shares: list[dict[tuple[str, ...], float]] = []
     for layer in range(n_layer):
         progress(layer, n_layer)
         stages = [whole.stage(layer, index, is_exact=False) for index in range(len(STAGES))]
-        trails = [_through(stages, trail) for trail in trails]
-        trails += few.layer(layer, [states[0].beginning(n_scored)], is_exact=False)
+        trails = [through(stages, trail) for trail in trails]
+        begun = [states[0].beginning(n_scored)]
+        few.advance(layer, begun, is_exact=False)
+        trails += begun
         changes, states = _changes(source, options, layer, stages, states, n_ctx)
         total = sum(changes.values()) or 1.0
         shares.append({product: change / total for product, change in changes.items()})
@@ -102,7 +105,7 @@ def _changes(
     for index, product in _products(layer):
         rounded = _rounded(source, options, product, n_ctx).stage(layer, index, is_exact=False)
         following = [rounded, *stages[index + 1 :]]
-        changes[product] = _change(before[-1], [_through(following, one) for one in before[index]])
+        changes[product] = _change(before[-1], [through(following, one) for one in before[index]])
     return changes, before[-1]
 
 
@@ -115,12 +118,6 @@ def _change(wanted: Sequence[State], found: Sequence[State]) -> float:
     """
     pairs = zip(wanted, found, strict=True)
     return sum(float(np.square(b.residual - a.residual).sum()) for a, b in pairs)
-
-
-def _through(stages: Sequence[Stage], state: State) -> State:
-    for stage in stages:
-        state = stage.run(state)
-    return state
 
 
 def _divergences(source: WeightSource, exact: State, found: Sequence[State]) -> list[float]:

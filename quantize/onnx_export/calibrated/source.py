@@ -8,7 +8,12 @@ import numpy as np
 
 from spillover.quantize.onnx_export.blocks import Blocks, Floats, Rows, quantize
 from spillover.quantize.onnx_export.calibrated.compensation import Compensator
-from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
+from spillover.quantize.onnx_export.calibrated.layer_runs import (
+    LayerRuns,
+    Stage,
+    State,
+    through,
+)
 from spillover.quantize.onnx_export.calibrated.second_moments import SecondMoments
 from spillover.quantize.onnx_export.calibrated.tokens import TokenIds
 from spillover.quantize.onnx_export.errors import ExportError
@@ -18,9 +23,8 @@ from spillover.quantize.onnx_export.product_format import block_for
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec
 
-N_STATES = 4
-"""States of each token that are held at a time: with and without rounding, before and behind the
-exact stage, and one of them anew."""
+N_STATES = 2
+"""States of each token that are held at a time: with and without rounding."""
 
 
 class CalibratedSource:
@@ -28,7 +32,8 @@ class CalibratedSource:
 
     A layer's matrices are rounded for the inputs that it gets from the layers before, which are
     rounded already, and make up for what those inputs lack. One layer is held at a time, and the
-    text as it has become there, with and without rounding.
+    text as it has become there, with and without rounding: before the first stage of a pair, as
+    it is larger between them (LayerRuns.advance()).
     """
 
     def __init__(
@@ -44,10 +49,14 @@ class CalibratedSource:
         self._runs = LayerRuns(self, options, n_ctx)
         self._chunks = chunks
         self._states = self._runs.entry(self._chunks)
-        self._wanted = self._wanted_after = self._states
+        """Before the pair of the current stage, as it was rounded so far."""
+        self._wanted = [*self._states]
+        """The same without rounding; behind the pair once its second stage has come."""
         self._place = -1
         """The number of the stage whose matrices are rounded, counted through all layers."""
-        self._moments = _moments(self._states, self._states)
+        self._passed: list[Stage] = []
+        """The stage before the current one in its pair, as it was rounded."""
+        self._moments: SecondMoments
         self._compensators: dict[int, Compensator] = {}
         self._made: dict[tuple[str, int], Blocks] = {}
 
@@ -88,27 +97,55 @@ class CalibratedSource:
     def _advance(self) -> None:
         """Let the text pass this stage, as it was rounded; see what the next one multiplies."""
         if self._place >= 0:
-            place = divmod(self._place, len(STAGES))
-            self._states = self._runs.passed(*place, self._states, is_exact=False)
-            self._wanted = self._wanted_after
+            self._passed.append(self._runs.stage(*self._stage(), is_exact=False))
+        if len(self._passed) == 2:
+            for i, state in enumerate(self._states):
+                self._states[i] = through(self._passed, state)
+            self._passed = []
         self._place += 1
         self._made.clear()
         self._compensators.clear()
-        if self._place == len(self.spec.layers) * len(STAGES):
-            self._moments = _moments(self._states, self._wanted)
-            return
-        place = divmod(self._place, len(STAGES))
-        self._wanted_after = self._runs.passed(*place, self._wanted, is_exact=True)
-        weights = [_weights(state) for state in self._wanted_after]
-        self._moments = _moments(self._states, self._wanted, weights)
+        self._moments = SecondMoments(self._n_inputs())
+        if self._passed:
+            self._look_between()
+        else:
+            is_head = self._place == self._place_of(HEAD)
+            for state, wanted in zip(self._states, self._wanted, strict=True):
+                # The first stage of a pair leaves the residual sum as it is.
+                self._moments.add(
+                    state.x, wanted.x, _equal(wanted) if is_head else _weights(wanted)
+                )
+
+    def _look_between(self) -> None:
+        """See what the second stage of a pair multiplies; without rounding the text passes both."""
+        layer, stage = self._stage()
+        first, second = (self._runs.stage(layer, i, is_exact=True) for i in (stage - 1, stage))
+        for i, state in enumerate(self._states):
+            between = first.run(self._wanted[i])
+            self._wanted[i] = second.run(between)
+            found = through(self._passed, state)
+            self._moments.add(found.x, between.x, _weights(self._wanted[i]))
+
+    def _stage(self) -> tuple[int, int]:
+        """The layer, and the number of its stage."""
+        return divmod(self._place, len(STAGES))
+
+    def _n_inputs(self) -> int:
+        """Of the matrices of this stage."""
+        layer, stage = self._stage()
+        if layer == len(self.spec.layers):
+            return self.spec.n_hidden
+        return self.shape(f"layers.{layer}.{STAGES[stage][0]}.weight")[1]
 
     def _tied_head(self) -> Blocks:
         """The embedding as it is rounded for its products as the head; the text begins anew with
         its rows."""
-        states = self._wanted
+        states = [*self._wanted]
         for layer in range(len(self.spec.layers)):
-            states = self._runs.layer(layer, states, is_exact=True)
-        self._moments = _moments(states, states)
+            self._runs.advance(layer, states, is_exact=True)
+        self._moments = SecondMoments(self.spec.n_hidden)
+        for state in states:
+            self._moments.add(state.x, state.x, _equal(state))
         made = self._rounded(EMBEDDING, 4)
         self._states = self._runs.entry(self._chunks, made)
         return made
@@ -157,15 +194,9 @@ class CalibratedSource:
         return block_for(self._source, self._options, names, bits)
 
 
-def _moments(
-    states: Sequence[State], wanted: Sequence[State], weights: Sequence[Floats] | None = None
-) -> SecondMoments:
-    """Of the inputs of the next products. *weights*: how much each token counts."""
-    moments = SecondMoments(states[0].x.shape[1])
-    for i, (found, exact) in enumerate(zip(states, wanted, strict=True)):
-        counts = np.ones(len(found.x), np.float32) if weights is None else weights[i]
-        moments.add(found.x, exact.x, counts)
-    return moments
+def _equal(state: State) -> Floats:
+    """All tokens count alike."""
+    return np.ones(len(state.x), np.float32)
 
 
 def _weights(after: State) -> Floats:
