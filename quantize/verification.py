@@ -10,7 +10,7 @@ from spillover.quantize.conversion.sample_texts import PROSE
 from spillover.quantize.errors import QuantizeError
 
 if TYPE_CHECKING:
-    from spillover.runtime.backend import Backend
+    from spillover.runtime.backend import Backend, Logits
 
 N_CTX = 1_024
 """The context in which a new file is tried."""
@@ -56,10 +56,17 @@ def write_some(backend: Backend) -> None:
         backend.decode([Rows(0, start, tokens, True)])
         start += len(tokens)
         logits = backend.logits(0)
-        if not np.isfinite(logits).all():
-            raise QuantizeError(
-                "the new file computes no finite numbers: its type is too coarse for this model, "
-                "or the source is damaged"
-            )
+        check_finite(logits)
         tokens = np.array([logits.argmax()], np.int32)
     backend.keep(0, 0)
+
+
+def check_finite(logits: Logits) -> None:
+    """Raises QuantizeError for a new file that computes no numbers."""
+    import numpy as np  # slow
+
+    if not np.isfinite(logits).all():
+        raise QuantizeError(
+            "the new file computes no finite numbers: its type is too coarse for this model, "
+            "or the source is damaged"
+        )

@@ -178,7 +178,7 @@ def gguf(source: Path, target: Path, kind: GgufType, check: bool, as_json: bool)
 @click.option(
     "--check/--no-check",
     default=True,
-    help="Load the new model and compare it, which takes as much memory as serving it.",
+    help="Run the new model and compare it with its source.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Describe the new model as JSON.")
 def onnx(

@@ -93,16 +93,13 @@ def logits_divergence(llama: Backend, onnx: Backend, window: int = 0) -> tuple[f
     after."""
     n_most = min(N_TOKENS, llama.info.n_kv // 8, onnx.info.n_kv // 8)
     tokens = llama.tokenize(PROSE, add_special=True, parse_special=False)
-    found, beyond, start = list[float](), list[float](), 0
-    for n in _slices(min(n_most, len(tokens)), window):
-        rows = [Rows(0, start, np.resize(tokens, start + n)[start:], True)]
-        start += n
-        is_beyond = 0 < window < start and start > n_most
-        (beyond if is_beyond else found).extend(_divergences(llama, onnx, rows))
+    found, beyond = list[float](), list[float]()
+    for rows in slices(tokens, n_most, window):
+        part = beyond if end_of(rows) > max(n_most, window) else found
+        part.extend(_divergences(llama, onnx, [rows]))
     _empty(llama, onnx, 1)
     found += _divergences_together(llama, onnx, tokens[:n_most])
-    means = [max(float(np.mean(part)), 0.0) for part in (found, beyond) if part]
-    return (max(means) if np.isfinite(means).all() else _MOST), len(found) + len(beyond)
+    return max(_mean(part) for part in (found, beyond) if part), len(found) + len(beyond)
 
 
 def _divergences_together(llama: Backend, onnx: Backend, tokens: Tokens) -> list[float]:
@@ -141,21 +138,19 @@ def _empty(llama: Backend, onnx: Backend, n_seq: int) -> None:
             backend.keep(seq, 0)
 
 
-def sample(backend: Backend) -> Tokens:
-    """The beginning of a built-in text."""
-    n_most = min(N_TOKENS, backend.info.n_kv // 8)
-    return backend.tokenize(PROSE, add_special=True, parse_special=False)[:n_most]
+def sample(tokenizer: Vocabulary, n_kv: int) -> Tokens:
+    """The beginning of a built-in text, for a context of *n_kv* tokens."""
+    n_most = min(N_TOKENS, n_kv // 8)
+    return tokenizer.tokenize(PROSE, add_special=True, parse_special=False)[:n_most]
 
 
 def read_slices(backend: Backend, tokens: Tokens) -> list[tuple[int, Logits]]:
     """Read *tokens* in slices; of each the end, and the logits (n_vocab,) there. The context must
     be empty, and is empty afterwards."""
     found: list[tuple[int, Logits]] = []
-    start = 0
-    for n in _mixed(len(tokens)):
-        backend.decode([Rows(0, start, tokens[start : start + n], True)])
-        start += n
-        found.append((start, backend.logits(0).copy()))
+    for rows in slices(tokens, len(tokens)):
+        backend.decode([rows])
+        found.append((end_of(rows), backend.logits(0).copy()))
     backend.keep(0, 0)
     return found
 
@@ -163,13 +158,30 @@ def read_slices(backend: Backend, tokens: Tokens) -> list[tuple[int, Logits]]:
 def mean_divergence(pairs: Sequence[tuple[Logits, Logits]]) -> float:
     """The mean Kullback-Leibler divergence in nats of the second logits from the first, never
     negative; a large number where one is no number."""
-    found = [divergence(wanted[None], logits[None])[0] for wanted, logits in pairs]
-    mean = max(float(np.mean(found)), 0.0)  # NaN stays NaN
+    return _mean([divergence(wanted[None], logits[None])[0] for wanted, logits in pairs])
+
+
+def _mean(divergences: Sequence[float]) -> float:
+    mean = max(float(np.mean(divergences)), 0.0)  # NaN stays NaN
     return mean if np.isfinite(mean) else _MOST
 
 
-def _slices(n_tokens: int, window: int) -> Generator[int]:
-    """Tokens per call: for so many, and beyond a window that is not too long."""
+def slices(tokens: Tokens, n_most: int, window: int = 0) -> Generator[Rows]:
+    """What one call reads after the other: at most *n_most* of *tokens*, and, repeated, as many as
+    lead beyond a window that is not too long."""
+    n_read = 0
+    for n in _sizes(min(n_most, len(tokens)), window):
+        yield Rows(0, n_read, np.resize(tokens, n_read + n)[n_read:], True)
+        n_read += n
+
+
+def end_of(rows: Rows) -> int:
+    """The position behind them."""
+    return rows.start + len(rows.tokens)
+
+
+def _sizes(n_tokens: int, window: int) -> Generator[int]:
+    """Tokens per call."""
     n_read = yield from _mixed(n_tokens)
     if not n_tokens < window <= LONGEST_WINDOW:
         return

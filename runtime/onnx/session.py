@@ -67,6 +67,10 @@ class OnnxSession:
     def providers(self) -> tuple[str, ...]:
         return tuple(self._session.get_providers())
 
+    @property
+    def inputs(self) -> list[str]:
+        return [value.name for value in self._session.get_inputs()]
+
     def dtype(self, name: str) -> type[np.generic]:
         """numpy's type of an input or output."""
         return self._dtypes[name]

@@ -120,7 +120,7 @@ def test_the_sources_own_predictions_are_those_of_llama_cpp(
     n_ctx = stored.spec.n_ctx
     options = EngineOptions(n_ctx=n_ctx, n_kv=n_ctx, n_parallel=1, n_prefix_cached=0)
     backend = open_gguf(made.path, options).backend
-    tokens = sample(backend)[:8]
+    tokens = sample(backend, backend.info.n_kv)[:8]
     ends, logits = zip(*read_slices(backend, tokens), strict=True)
     backend.close()
     places = [end - 1 for end in ends]
