@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from spillover.models.at_path import part_names
 from spillover.quantize.conversion.errors import NotNow
 from spillover.quantize.conversion.weights import weights_difference
 from spillover.quantize.new_file import flush_folder
@@ -30,6 +31,11 @@ FREE_DISK_BYTES = 1 << 30
 def needed_bytes(source: Path) -> int:
     """About how much disk and memory the conversion takes. Raises ExportError for a file that
     cannot be converted."""
+    if len(part_names(source.name)) > 1:  # its digest and its size are those of one file
+        raise ExportError(
+            f"{source} is one part of a model: merge them first "
+            "(llama.cpp: llama-gguf-split --merge FIRST-PART TARGET)"
+        )
     return estimated_bytes(open_source(source), _OPTIONS) + _BESIDE_BYTES
 
 

@@ -33,7 +33,7 @@ def refusals(source: Path, recipe: Recipe, plan: Plan) -> Generator[str]:
 
 def notes_on(recipe: Recipe, plan: Plan) -> Generator[str]:
     """Warnings for the user."""
-    if (recipe.imatrix is not None or recipe.is_calibrated) and not uses_importance(plan):
+    if recipe.has_imatrix and not uses_importance(plan):
         yield f"{recipe.file_type} rounds all weights alike: the importance matrix is not used"
     again = [tensor for tensor in plan.tensors if tensor.is_rounded_again]
     if again:
@@ -63,8 +63,7 @@ def _without_importance(recipe: Recipe, plan: Plan) -> Generator[str]:
         for tensor in plan.tensors
         if tensor.is_changed and tensor.planned in _NEEDING and not tensor.is_weighted
     ]
-    has_matrix = recipe.imatrix is not None or recipe.is_calibrated
-    if plan.needs_imatrix and not has_matrix:
+    if plan.needs_imatrix and not recipe.has_imatrix:
         yield f"{recipe.file_type} needs an importance matrix: --imatrix auto computes one"
     elif lacking:
         kinds = ", ".join(dict.fromkeys(tensor.planned for tensor in lacking))

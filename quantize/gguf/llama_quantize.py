@@ -84,7 +84,7 @@ def _metadata(metadata: dict[str, str | int]) -> Any:
 
 def _means(order: QuantizeOrder) -> dict[str, Floats]:
     """The importance of each input of each matrix."""
-    if order.recipe.imatrix is None and not order.recipe.is_calibrated:
+    if not order.recipe.has_imatrix:
         return {}
     import numpy as np  # slow
 
@@ -92,7 +92,7 @@ def _means(order: QuantizeOrder) -> dict[str, Floats]:
 
     if order.recipe.imatrix is not None:
         return read_imatrix(order.recipe.imatrix).means()
-    # For a plan it is enough that there will be one.
+    # For a plan, and where no type uses it, it is enough that there is one.
     return {"none": np.ones(1, np.float32)}
 
 

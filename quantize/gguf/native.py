@@ -7,7 +7,8 @@ import math
 import re
 
 from spillover.models.ggml_types import GGML_TYPES
-from spillover.models.gguf_header import GgufHeader, TensorInfo, read_header
+from spillover.models.gguf_header import TensorInfo
+from spillover.models.gguf_model import GgufModel, read_model
 from spillover.quantize.child import Progress
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.recipe import Plan, PlannedTensor, QuantizeOrder, Recipe
@@ -36,14 +37,14 @@ def plan(order: QuantizeOrder, progress: Progress) -> Plan:
     from spillover.quantize.gguf.llama_quantize import call_llama  # slow
 
     call_llama(order, read, is_dry_run=True)
-    header = read_header(order.source)
-    if planned.keys() != {tensor.name for tensor in header.tensors}:
+    model = read_model(order.source)
+    if planned.keys() != {tensor.name for tensor in model.tensors}:
         raise QuantizeError(
             "llama.cpp does not say what it would make of each tensor: use a version of "
             "llama-cpp-python that Spillover was tested with"
         )
-    weighted = _weighted(order.recipe, header)
-    return _plan(header, planned, wanted, weighted, needs_imatrix=needs_imatrix)
+    weighted = _weighted(order.recipe, model)
+    return _plan(model, planned, wanted, weighted, needs_imatrix=needs_imatrix)
 
 
 def quantize(order: QuantizeOrder, progress: Progress) -> None:
@@ -59,7 +60,7 @@ def quantize(order: QuantizeOrder, progress: Progress) -> None:
 
 
 def _plan(
-    header: GgufHeader,
+    model: GgufModel,
     planned: dict[str, str],
     wanted: dict[str, str],
     weighted: set[str],
@@ -75,24 +76,23 @@ def _plan(
             wanted=wanted.get(tensor.name, planned[tensor.name]),
             is_weighted=tensor.name in weighted,
         )
-        for tensor in header.tensors
+        for tensor in model.tensors
     )
-    return Plan(tensors=tensors, needs_imatrix=needs_imatrix, header_bytes=header.data_offset)
+    header_bytes = sum(header.data_offset for _, header in model.parts)
+    return Plan(tensors=tensors, needs_imatrix=needs_imatrix, header_bytes=header_bytes)
 
 
-def _weighted(recipe: Recipe, header: GgufHeader) -> set[str]:
+def _weighted(recipe: Recipe, model: GgufModel) -> set[str]:
     """The tensors whose inputs the importance matrix has. Raises QuantizeError for the matrix of
     another model."""
     if recipe.imatrix is None:
         # One that is computed has what the layers multiply.
-        inside = (tensor.name for tensor in header.tensors if tensor.name.startswith("blk."))
+        inside = (tensor.name for tensor in model.tensors if tensor.name.startswith("blk."))
         return set(inside) if recipe.is_calibrated else set()
     from spillover.quantize.gguf.imatrix_file import read_imatrix  # slow
 
     found = {name: sums.size for name, sums in read_imatrix(recipe.imatrix).sums.items()}
-    sizes = {
-        tensor.name: tensor.shape[0] * math.prod(tensor.shape[2:]) for tensor in header.tensors
-    }
+    sizes = {tensor.name: tensor.shape[0] * math.prod(tensor.shape[2:]) for tensor in model.tensors}
     for name, size in found.items():
         if size != sizes.get(name, size):
             raise QuantizeError(

@@ -32,6 +32,10 @@ class Recipe(Struct, frozen=True, kw_only=True):
     allow_requantize: bool = False
     """Whether weights that are quantized already may be rounded once more."""
 
+    @property
+    def has_imatrix(self) -> bool:
+        return self.imatrix is not None or self.is_calibrated
+
 
 class QuantizeOrder(Struct, frozen=True, kw_only=True):
     """A recipe for one file."""

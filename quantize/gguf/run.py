@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.models.errors import ModelFileError
-from spillover.models.gguf_header import GgufHeader, read_header
+from spillover.models.gguf_model import GgufModel, read_model
 from spillover.quantize.child import Child, Progress
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.guard_rails import check_plan, notes_on, refusals, uses_importance
@@ -52,10 +50,12 @@ class Quantized(Struct, frozen=True, kw_only=True):
     """Why run() would not write it."""
 
 
-def preview(source: Path, target: Path, recipe: Recipe, *, n_threads: int) -> Quantized:
+def preview(source: Path, target: Path, recipe: Recipe) -> Quantized:
     """What run() would write, and why it would not. Raises QuantizeError."""
     with Child() as child:
-        planned = _plan(child, source, target, recipe, n_threads)
+        model = _read(source)
+        _check(model, recipe)
+        planned = _plan(child, model, target, recipe)
     found = [*refusals(source, recipe, planned)]
     try:
         check_place(target, planned.size_bytes)
@@ -71,36 +71,34 @@ def run(
     recipe: Recipe,
     progress: Progress,
     *,
-    n_threads: int,
+    n_threads: int | None = None,
     most: float | None = None,
     is_checked: bool = True,
 ) -> Quantized:
-    """Write *target* completely or not at all.
+    """Write *target* completely or not at all. *n_threads*: None for all usable cores.
 
     Unless *is_checked* is False, it must load, write 16 tokens, and stay within *most* nats of mean
     divergence from *source* (None: as usual for its bits). Raises QuantizeError.
     """
     verdict = None
     with Child() as child:
-        digest = SourceDigest(source)
-        planned = _plan(child, source, target, recipe, n_threads)
+        model = _read(source)
+        digest = SourceDigest(model.paths)
+        _check(model, recipe)
+        n_threads = n_threads or _n_cores()
+        metadata = _provenance(model, recipe)
+        planned = _plan(child, model, target, recipe)
         check_plan(source, recipe, planned)
-        asked = recipe
-        if not uses_importance(planned):
-            # llama.cpp may choose other types without a matrix; then it gets the useless one.
-            plain = msgspec.structs.replace(recipe, imatrix=None, is_calibrated=False)
-            if _types(_plan(child, source, target, plain, n_threads)) == _types(planned):
-                recipe = plain
         with (
             new_file(target, planned.size_bytes) as scratch,
-            _calibrated(child, source, recipe, progress, n_threads=n_threads) as recipe,
+            _used(child, model.path, recipe, planned, progress, n_threads) as used,
         ):
             order = QuantizeOrder(
-                source=source,
+                source=model.path,
                 target=scratch,
-                recipe=recipe,
+                recipe=used,
                 n_threads=n_threads,
-                metadata=_provenance(source, recipe),
+                metadata=_texts_cut({**metadata, **_importance(used)}),
             )
             _quantize(child, order, progress)
             _check_tensors(scratch, planned)
@@ -108,11 +106,11 @@ def run(
             digest.write_into(scratch)
             progress("reading the source", 1, 1)
             if is_checked:
-                check = VerifyOrder(source=source, target=scratch, n_threads=n_threads)
+                check = VerifyOrder(source=model.path, target=scratch, n_threads=n_threads)
                 verdict = child.call(verify, check, progress, scratch=scratch)
                 most = most_divergence(planned.bits_per_weight) if most is None else most
                 judge(verdict, most, _ADVICE)
-    return _described(target, asked, planned, verdict, target.stat().st_size)
+    return _described(target, recipe, planned, verdict, target.stat().st_size)
 
 
 def _quantize(child: Child, order: QuantizeOrder, progress: Progress) -> None:
@@ -130,19 +128,30 @@ def make_imatrix(
 ) -> Calibrated:
     """Write an importance matrix into *target*, from *text* or the text that comes with the
     package. Raises QuantizeError."""
-    _header(source)
+    model = _read(source)
     with new_file(target) as scratch, Child() as child:
-        return _calibrate(child, source, scratch, text, progress, n_threads)
+        return _calibrate(child, model.path, scratch, text, progress, n_threads)
 
 
 @contextmanager
-def _calibrated(
-    child: Child, source: Path, recipe: Recipe, progress: Progress, *, n_threads: int
+def _used(
+    child: Child,
+    source: Path,
+    recipe: Recipe,
+    planned: Plan,
+    progress: Progress,
+    n_threads: int,
 ) -> Generator[Recipe]:
-    """The recipe with an importance matrix, if it shall have one."""
+    """The recipe as llama.cpp gets it: with an importance matrix where it has one and uses it."""
+    if not uses_importance(planned):
+        # llama.cpp may choose other types without a matrix, but it need not be a real one.
+        yield msgspec.structs.replace(recipe, imatrix=None, is_calibrated=recipe.has_imatrix)
+        return
     if recipe.imatrix is not None or not recipe.is_calibrated:
         yield recipe
         return
+    import tempfile  # slow
+
     with tempfile.TemporaryDirectory(prefix="spillover-") as folder:
         path = Path(folder) / "imatrix.gguf"
         _calibrate(child, source, path, None, progress, n_threads)
@@ -163,29 +172,25 @@ def _calibrate(
     return child.call(calibrate, order, progress, scratch=target)
 
 
-def _plan(child: Child, source: Path, target: Path, recipe: Recipe, n_threads: int) -> Plan:
-    _check(_header(source), source, recipe)
-    order = QuantizeOrder(source=source, target=target, recipe=recipe, n_threads=n_threads)
+def _plan(child: Child, model: GgufModel, target: Path, recipe: Recipe) -> Plan:
+    order = QuantizeOrder(source=model.path, target=target, recipe=recipe, n_threads=1)
     return child.call(plan, order, lambda what, n_done, n_all: None)
 
 
-def _types(planned: Plan) -> list[str]:
-    return [tensor.planned for tensor in planned.tensors]
+def _n_cores() -> int:
+    from spillover.runtime.machine.device import n_cores_usable  # slow
+
+    return n_cores_usable()
 
 
-def _header(path: Path) -> GgufHeader:
+def _read(path: Path) -> GgufModel:
     try:
-        return read_header(path)
+        return read_model(path)
     except ModelFileError as error:
         raise QuantizeError(str(error)) from error
 
 
-def _check(header: GgufHeader, source: Path, recipe: Recipe) -> None:
-    if header.metadata.get("split.count", 1) not in (0, 1):
-        raise QuantizeError(
-            f"{source} is one part of a split model: merge them first "
-            "(llama.cpp: llama-gguf-split --merge FIRST-PART TARGET)"
-        )
+def _check(model: GgufModel, recipe: Recipe) -> None:
     if recipe.tensors and recipe.file_type in ("F32", "F16", "BF16"):
         raise QuantizeError(
             f"llama.cpp gives single tensors no other type in a {recipe.file_type} file: name a "
@@ -193,29 +198,31 @@ def _check(header: GgufHeader, source: Path, recipe: Recipe) -> None:
         )
     for pattern, _ in recipe.tensors:
         try:
-            is_found = any(re.search(pattern, tensor.name) for tensor in header.tensors)
+            is_found = any(re.search(pattern, tensor.name) for tensor in model.tensors)
         except re.error as error:
             raise QuantizeError(f"{pattern!r} is no regular expression: {error}") from error
         if not is_found:
-            names = ", ".join(tensor.name for tensor in header.tensors[:3])
+            names = ", ".join(tensor.name for tensor in model.tensors[:3])
             raise QuantizeError(
-                f"no tensor has a name with {pattern!r}: the first of {len(header.tensors)} are "
+                f"no tensor has a name with {pattern!r}: the first of {len(model.tensors)} are "
                 f"{names}"
             )
 
 
 def _check_tensors(path: Path, planned: Plan) -> None:
     """Check that the new file has the tensors of the old one."""
-    found = {tensor.name: tensor.shape for tensor in _header(path).tensors}
+    found = {tensor.name: tensor.shape for tensor in _read(path).tensors}
     if found != {tensor.name: tensor.shape for tensor in planned.tensors}:
         raise QuantizeError("llama.cpp has not written all tensors: report this defect")
 
 
-def _provenance(source: Path, recipe: Recipe) -> dict[str, str | int]:
-    """Where the new file comes from, for its metadata; also under llama.cpp's own names."""
+def _provenance(model: GgufModel, recipe: Recipe) -> dict[str, str | int]:
+    """Where the new file comes from, for its metadata."""
+    from importlib.metadata import version  # slow
+
     found: dict[str, str | int] = {
-        **_emptied(_header(source)),
-        "spillover.source.name": source.name,
+        **_emptied(model),
+        "spillover.source.name": model.path.name,
         KEY: UNKNOWN,
         "spillover.tools": f"spillover {version('spillover')}, "
         f"llama-cpp-python {version('llama-cpp-python')}",
@@ -223,30 +230,42 @@ def _provenance(source: Path, recipe: Recipe) -> dict[str, str | int]:
     }
     for place, (pattern, kind) in enumerate(recipe.tensors):
         found[f"spillover.recipe.tensor.{place}"] = f"{pattern}={kind}"
-    if recipe.imatrix is not None:
-        from spillover.quantize.gguf.imatrix_file import read_imatrix
-
-        imatrix = read_imatrix(recipe.imatrix)
-        found["spillover.recipe.imatrix_sha256"] = sha256(recipe.imatrix)
-        found["quantize.imatrix.file"] = recipe.imatrix.name
-        found["quantize.imatrix.dataset"] = ", ".join(imatrix.datasets)
-        found["quantize.imatrix.entries_count"] = len(imatrix.sums)
-        found["quantize.imatrix.chunks_count"] = imatrix.n_chunks
-    return {key: _cut(value) if isinstance(value, str) else value for key, value in found.items()}
+    return found
 
 
-def _emptied(header: GgufHeader) -> dict[str, str | int]:
+def _importance(recipe: Recipe) -> dict[str, str | int]:
+    """The importance matrix that is used, for the metadata; also under llama.cpp's own names."""
+    if recipe.imatrix is None:
+        return {}
+    from spillover.quantize.gguf.imatrix_file import read_imatrix
+
+    imatrix = read_imatrix(recipe.imatrix)
+    return {
+        "spillover.recipe.imatrix_sha256": sha256(recipe.imatrix),
+        "quantize.imatrix.file": recipe.imatrix.name,
+        "quantize.imatrix.dataset": ", ".join(imatrix.datasets),
+        "quantize.imatrix.entries_count": len(imatrix.sums),
+        "quantize.imatrix.chunks_count": imatrix.n_chunks,
+    }
+
+
+def _emptied(model: GgufModel) -> dict[str, str | int]:
     """What the source says of how it was quantized itself, without the values: llama.cpp copies
     all keys, and removes none."""
     return {
         key: "" if isinstance(value, str) else 0
-        for key, value in header.metadata.items()
+        for key, value in model.metadata.items()
         if key.startswith(_OURS) and len(key.encode()) <= _MAX_TEXT_BYTES
     }
 
 
-def _cut(text: str) -> str:
-    return text.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
+def _texts_cut(metadata: dict[str, str | int]) -> dict[str, str | int]:
+    return {
+        key: value
+        if isinstance(value, int)
+        else value.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
+        for key, value in metadata.items()
+    }
 
 
 def _described(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import struct
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -18,17 +18,17 @@ _STRING = 8
 
 
 class SourceDigest:
-    """That of *source*, from now on."""
+    """That of all *paths* one after the other, from now on."""
 
-    def __init__(self, source: Path) -> None:
-        self._source = source
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
         self._found = Future[str]()
         # A daemon: when something else fails, nobody waits for it.
         threading.Thread(target=self._compute, daemon=True).start()
 
     def _compute(self) -> None:
         try:
-            self._found.set_result(sha256(self._source))
+            self._found.set_result(sha256(*self._paths))
         except OSError as error:
             self._found.set_exception(error)
 
@@ -45,7 +45,12 @@ class SourceDigest:
             content[start : start + len(found)] = found
 
 
-def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """Of files one after the other, in hexadecimal. Raises OSError."""
+    import hashlib  # slow
+
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()

@@ -129,8 +129,8 @@ def _gguf(
     source, before = SplitSource(stored), ""
     sizes: dict[str, GgufSize] = {}
     if isinstance(stored, GgufSource):
-        file = path
-        sizes = call_in_child(gguf_sizes, SizesOrder(source=path), progress)
+        file = stored.path
+        sizes = call_in_child(gguf_sizes, SizesOrder(source=file), progress)
     else:
         file = new_name(path, "F16", ".gguf")
         before = f"{gguf_export(path, file)} && "

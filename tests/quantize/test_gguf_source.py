@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from spillover.edge_server import cli
+from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.onnx_export.options import ExportOptions
@@ -31,6 +32,22 @@ def test_blocks_are_taken_over_to_the_last_bit(
             blocks = source.blocks(tensor, bits)
             assert blocks is not None
             np.testing.assert_array_equal(blocks.values(), source.values(tensor))
+
+
+def test_a_model_in_parts_has_the_weights_of_one_file(tmp_path: Path) -> None:
+    config = tiny_models.CONFIGS["llama"]
+    whole = GgufSource(tiny_gguf.write_model(tmp_path / "whole.gguf", config, "Q8_0"))
+    tiny_gguf.write_model(tmp_path / "m.gguf", config, "Q8_0", n_part=9)
+    parts = sorted(tmp_path.glob("m-*.gguf"))
+    assert len(parts) > 1
+    source = GgufSource(parts[-1])
+    assert source.path == parts[0]
+    assert source.names() == whole.names()
+    for name in whole.names():
+        np.testing.assert_array_equal(source.values(name), whole.values(name))
+    parts[1].unlink()
+    with pytest.raises(ExportError, match="is not beside it"):
+        GgufSource(parts[0])
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "F16"])

@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from spillover.models.errors import ModelFileError
 from spillover.models.ggml_types import GGML_TYPES, GgmlType
-from spillover.models.gguf_header import GgufHeader, TensorInfo, read_header
+from spillover.models.gguf_header import GgufHeader, TensorInfo
+from spillover.models.gguf_model import read_model
 from spillover.quantize.onnx_export.blocks import BLOCK, Blocks, Bytes, Floats, pack
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.names import hf_name
@@ -29,24 +31,25 @@ _Rows = slice | np.typing.NDArray[np.intp]
 
 
 class GgufSource:
-    """Weights of one file, dequantized when asked for. Raises ExportError."""
+    """Weights of a file or of its parts, dequantized when asked for. Raises ExportError."""
 
     notes = ()
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         try:
-            self.header: GgufHeader = read_header(path, keep=VOCABULARY_KEYS)
+            model = read_model(path, keep=VOCABULARY_KEYS)
         except ModelFileError as error:
             raise ExportError(str(error)) from error
-        if self.header.metadata.get("split.count", 1) not in (0, 1):
-            raise ExportError(
-                f"{path} is one part of a split model: merge them first "
-                "(llama.cpp: llama-gguf-split --merge FIRST-PART TARGET)"
-            )
+        self.path = model.path
+        self.header: GgufHeader = replace(model.parts[0][1], tensors=model.tensors)
+        """The first file's, with the tensors of all."""
         kind = model_type(self.header)
         self._tensors = {hf_name(tensor.name, kind): tensor for tensor in self.header.tensors}
-        self._data = np.memmap(path, np.uint8, "r")
+        self._data: dict[str, Bytes] = {}
+        """By tensor: the data of its file."""
+        for part, header in model.parts:
+            data = np.memmap(part, np.uint8, "r")[header.data_offset :]
+            self._data |= {tensor.name: data for tensor in header.tensors}
         divisors = {name: self._tensors.pop(name) for name in DIVISORS & self._tensors.keys()}
         self.spec: ModelSpec = read_spec(
             self.header,
@@ -121,8 +124,8 @@ class GgufSource:
     def _raw(self, tensor: TensorInfo) -> Bytes:
         kind = self._type_of(tensor)
         n_bytes = math.prod(tensor.shape) // kind.n_values * kind.n_bytes
-        first = self.header.data_offset + tensor.offset
-        return np.asarray(self._data[first : first + n_bytes])
+        data = self._data[tensor.name]
+        return np.asarray(data[tensor.offset : tensor.offset + n_bytes])
 
     def _dequantized(self, tensor: TensorInfo, rows: _Rows = slice(None)) -> Floats:
         import gguf  # slow

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from spillover.edge_server import cli
 from spillover.models.gguf_header import read_header
 from spillover.quantize import new_file
+from spillover.quantize.child import Child
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.guard_rails import check_plan, notes_on
 from spillover.quantize.gguf.native import plan, quantize
@@ -62,6 +64,24 @@ def test_only_the_child_loads_what_is_slow(source: Path, tmp_path: Path) -> None
     assert loaded.stdout.split() == []
 
 
+@pytest.mark.parametrize(
+    ("part", "modules"),
+    [
+        ("parent", "edge_server.commands.quantize.group quantize.gguf.run"),
+        ("child", "quantize.child quantize.gguf.native quantize.gguf.llama_quantize"),
+    ],
+)
+def test_nothing_slow_is_loaded_before_the_work_begins(part: str, modules: str) -> None:
+    """Both waited for what is needed later, beside the other one's work, or never."""
+    names = ", ".join(f"spillover.{module}" for module in modules.split())
+    slow = {"hashlib", "importlib.metadata", "platformdirs", "psutil", "subprocess", "tempfile"}
+    code = f"import sys, {names}; print(*{slow} & set(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert loaded.stdout.split() == [], part
+
+
 def test_ctrl_c_leaves_nothing(source: Path, tmp_path: Path) -> None:
     def stop(what: str, n_done: int, n_all: int) -> None:
         if what == "quantizing":
@@ -76,6 +96,43 @@ def test_a_file_that_predicts_something_else_is_not_kept(source: Path, tmp_path:
     with pytest.raises(QuantizeError, match="nats from its source's"):
         run(source, tmp_path / "m.gguf", Q4, silent, n_threads=1, most=1e-9)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_in_parts_is_quantized_as_one(source: Path, tmp_path: Path) -> None:
+    tiny_gguf.write_model(tmp_path / "m.gguf", CONFIG, "F16", n_part=4)
+    parts = sorted(tmp_path.iterdir())
+    recipe = Recipe(file_type="Q4_K_M", tensors=(("ffn_down", "Q8_0"),))
+    made = run(parts[1], tmp_path / "small.gguf", recipe, silent, n_threads=1)
+    run(source, tmp_path / "of-one.gguf", recipe, silent, n_threads=1, is_checked=False)
+    found, wanted = (read_header(tmp_path / f"{name}.gguf") for name in ("small", "of-one"))
+    assert found.tensors == wanted.tensors
+    contents = [
+        (tmp_path / f"{name}.gguf").read_bytes()[header.data_offset :]
+        for name, header in (("small", found), ("of-one", wanted))
+    ]
+    assert contents[0] == contents[1]
+    whole = b"".join(part.read_bytes() for part in parts)
+    assert found.metadata["spillover.source.sha256"] == hashlib.sha256(whole).hexdigest()
+    assert made.verdict is not None
+    parts[0].rename(tmp_path / "renamed.gguf")
+    with pytest.raises(QuantizeError, match=r"the first one renamed-00001-of-0000\d.gguf"):
+        run(tmp_path / "renamed.gguf", tmp_path / "new.gguf", recipe, silent, n_threads=1)
+
+
+def test_llama_cpp_is_asked_once_for_its_plan(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked twice where no type counts how important weights are."""
+    called, call = [], Child.call
+
+    def counted(child: Child, function: Any, *given: Any, **named: Any) -> Any:
+        called.append(function)
+        return call(child, function, *given, **named)
+
+    monkeypatch.setattr(Child, "call", counted)
+    recipe = Recipe(file_type="Q8_0", is_calibrated=True)
+    run(source, tmp_path / "m.gguf", recipe, silent, n_threads=1, is_checked=False)
+    assert called == [plan, quantize]
 
 
 def test_a_file_that_computes_nonsense_is_not_kept(source: Path, tmp_path: Path) -> None:
