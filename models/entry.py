@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from msgspec import Struct
@@ -62,5 +61,7 @@ def verify(entry: ModelEntry) -> None:
 
 def sha256_of(path: Path) -> str:
     """The digest of a whole file, hexadecimal."""
+    import hashlib  # slow: it loads OpenSSL
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

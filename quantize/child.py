@@ -12,13 +12,12 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +25,9 @@ from msgspec import Struct
 from spillover.models.errors import ModelFileError
 from spillover.quantize.errors import QuantizeError
 from spillover.runtime.errors import SpilloverError, shortage
+
+if TYPE_CHECKING:
+    import subprocess
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done now, the parts of it that are done, and all its parts."""
@@ -125,7 +127,9 @@ class Child:
 
 def start_process(module: str) -> subprocess.Popen[bytes]:
     """A process that runs main() of *module*, with pipes. Raises OSError."""
-    from spillover.runtime.worker.environment import environment  # the child does without
+    import subprocess  # the child does without
+
+    from spillover.runtime.worker.environment import environment
 
     return subprocess.Popen(
         [sys.executable, "-P", "-c", _BOOT.format(module), json.dumps(sys.path)],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -120,6 +119,8 @@ def _flush(path: Path) -> None:
 
 
 def _beside(target: Path) -> Path:
+    import secrets  # slow
+
     return target.with_name(f".{target.name}.{secrets.token_hex(8)}")
 
 

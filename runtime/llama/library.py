@@ -17,8 +17,6 @@ from importlib.util import find_spec, module_from_spec
 from spillover.models.libraries import INSTALL_LLAMA
 from spillover.runtime.errors import ModelError
 from spillover.runtime.fit.model_shape import GpuMemory, gpu_memory_of
-from spillover.runtime.machine.ggml_devices import devices
-from spillover.runtime.machine.llama_trial import find_library
 
 
 @contextmanager
@@ -94,6 +92,9 @@ def start_library() -> None:
 
 def gpu_memory() -> GpuMemory | None:
     """What is free on each GPU; None where the library does not tell."""
+    from spillover.runtime.machine.ggml_devices import devices  # slow
+    from spillover.runtime.machine.llama_trial import find_library
+
     library = find_library()
     return gpu_memory_of(devices(library) if library else [])
 

@@ -8,7 +8,6 @@ import click
 
 from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_result
-from spillover.runtime.machine.device import default_threads
 
 _EPILOG = """\b
 Examples:
@@ -38,6 +37,7 @@ def imatrix(source: Path, target: Path, text: Path | None, threads: int | None) 
     matters more carefully with it.
     """
     from spillover.quantize.gguf.run import make_imatrix  # slow
+    from spillover.runtime.machine.device import default_threads
 
     with shown_progress(False) as progress:
         made = make_imatrix(source, target, text, progress, n_threads=threads or default_threads())

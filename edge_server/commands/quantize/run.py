@@ -11,7 +11,6 @@ from spillover.edge_server.commands.engines.progress import shown_progress
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 from spillover.edge_server.commands.quantities import FiniteRange
 from spillover.quantize.gguf.file_types import FILE_TYPES, TENSOR_TYPES
-from spillover.runtime.machine.device import n_cores_usable
 
 if TYPE_CHECKING:
     from spillover.quantize.gguf.run import Quantized
@@ -114,9 +113,8 @@ def run(
         is_calibrated=imatrix == "auto",
         allow_requantize=allow_requantize,
     )
-    n_threads = threads or n_cores_usable()
     if dry_run:
-        made = preview(source, target, recipe, n_threads=n_threads)
+        made = preview(source, target, recipe)
     else:
         with shown_progress(False) as progress:
             made = quantize(
@@ -124,7 +122,7 @@ def run(
                 target,
                 recipe,
                 progress,
-                n_threads=n_threads,
+                n_threads=threads,
                 most=max_divergence,
                 is_checked=check,
             )
