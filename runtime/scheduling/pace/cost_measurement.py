@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from msgspec import Struct
 
-from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Rows
+from spillover.runtime.backend import Backend, DecodeAborted, KvFull, Rows, Tokens
 from spillover.runtime.kv_cache.cache import KvCache
 from spillover.runtime.machine.device import FreeCores, our_cores, were_taken
 from spillover.runtime.scheduling.pace.slice_costs import SavedCosts, SliceCosts
@@ -18,9 +18,9 @@ _PURE_ORDER = (1, 16, 64, 128, 8, 256, 32, 4, 512, 48, 24, 96, 192, 384)
 
 _MIXED_ORDER = (16, 64, 128, 256)
 _N_MIXED_ROWS = 3
-_SLOPE_ORDER = (16, 64, 256)
+_SLOPE_SIZES = (16, 64, 256, 4)
 _SLOPE_DEPTH = 448
-"""Slopes are measured with a slice that follows this many tokens."""
+"""Slopes are measured with slices that follow this many tokens."""
 
 _N_PASSES = 2
 _N_REPEATS = 2
@@ -160,49 +160,68 @@ class CostMeasurement:
         self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
 
     def _measure(self, kind: str, n: int, kv: KvCache) -> None:
+        """Time calls on scratch sequences, which are empty again afterwards."""
         n_rows = _N_MIXED_ROWS if kind == "mixed" else 0
-        depth = _SLOPE_DEPTH if kind == "slope" else 0
-        expected_s = self.pure.predict(n, depth) or 0.0
-        too_large = max(n, depth) > self._backend.info.n_batch - n_rows
-        if kind == "slope" and not self.pure.is_measured(n):
+        if not self._may_time(n, kv, n_rows=n_rows):
             return
-        if expected_s > _LONGEST_CALL_S or too_large or not kv.has_room(n + n_rows + depth):
-            return
-        seconds = min(
-            self._time_call(kv, n, n_rows, depth) for _ in range(_N_REPEATS if n <= 64 else 1)
-        )
-        if kind == "pure":
-            self.pure.measured(n, seconds)
-        elif kind == "mixed":
-            self.mixed.measured(n, seconds)
-        else:
-            self.pure.measured_deep(n, depth, seconds)
-
-    def _time_call(self, kv: KvCache, n: int, n_rows: int, depth: int) -> float:
-        """Seconds of one call on scratch sequences, which are empty again afterwards."""
         seqs = kv.take_ids(1 + n_rows)
         if not seqs:
             raise KvFull
-        tokens = np.arange(max(n, depth), dtype=np.int32) % self._backend.info.n_vocab
         try:
-            started = self._clock()
-            if depth:
-                self._backend.decode([Rows(seqs[0], 0, tokens[:depth], False)])
-                self._spent_s += self._clock() - started
-                started = self._clock()
-            batch = [Rows(seq, 0, tokens[:1], True) for seq in seqs[1:]]
-            self._backend.decode([*batch, Rows(seqs[0], depth, tokens[:n], True)])
-            self._backend.logits(0)  # waits for a device that computes asynchronously
-            seconds = self._clock() - started
-            self._spent_s += seconds
-            return seconds
+            if kind == "slope":
+                self._measure_slopes(seqs[0], kv)
+                return
+            table = self.mixed if n_rows else self.pure
+            others = [Rows(seq, 0, self._tokens(1), True) for seq in seqs[1:]]
+            for _ in range(_n_repeats(n)):
+                table.measured(n, self._time([*others, Rows(seqs[0], 0, self._tokens(n), True)]))
+                for seq in seqs:
+                    self._backend.keep(seq, 0)
         finally:
             for seq in seqs:
                 kv.drop(seq)
 
+    def _may_time(self, n: int, kv: KvCache, *, n_rows: int = 0, depth: int = 0) -> bool:
+        """Whether a call of *n* tokens takes neither too long nor too many cells."""
+        is_short = (self.pure.predict(n, depth) or 0.0) <= _LONGEST_CALL_S
+        is_one_call = max(n, depth) <= self._backend.info.n_batch - n_rows
+        return is_short and is_one_call and kv.has_room(n + n_rows + depth)
+
+    def _measure_slopes(self, seq: int, kv: KvCache) -> None:
+        """Time slices behind one text, which is read again only where it cannot be cut."""
+        n_held = 0
+        for n in filter(self.pure.is_measured, _SLOPE_SIZES):
+            if not self._may_time(n, kv, depth=_SLOPE_DEPTH):
+                continue
+            for _ in range(_n_repeats(n)):
+                if n_held != _SLOPE_DEPTH:
+                    self._backend.keep(seq, 0)
+                    self._time([Rows(seq, 0, self._tokens(_SLOPE_DEPTH), False)])
+                seconds = self._time([Rows(seq, _SLOPE_DEPTH, self._tokens(n), True)])
+                self.pure.measured_deep(n, _SLOPE_DEPTH, seconds)
+                n_held = self._backend.keep(seq, _SLOPE_DEPTH)
+
+    def _tokens(self, n: int) -> Tokens:
+        """Some to read."""
+        return np.arange(n, dtype=np.int32) % self._backend.info.n_vocab
+
+    def _time(self, batch: list[Rows]) -> float:
+        """Seconds of one call."""
+        started = self._clock()
+        self._backend.decode(batch)
+        if any(rows.n_outputs for rows in batch):
+            self._backend.logits(0)  # waits for a device that computes asynchronously
+        seconds = self._clock() - started
+        self._spent_s += seconds
+        return seconds
+
+
+def _n_repeats(n: int) -> int:
+    return _N_REPEATS if n <= 64 else 1
+
 
 def _all_measurements() -> list[tuple[str, int]]:
     pure = [("pure", n) for n in _PURE_ORDER]
-    slopes = [("slope", n) for n in _SLOPE_ORDER]
+    slopes = ("slope", min(_SLOPE_SIZES))
     mixed = [("mixed", n) for n in _MIXED_ORDER]
-    return [*pure[:6], *slopes, *mixed, *pure[6:]] * _N_PASSES
+    return [*pure[:6], slopes, *mixed, *pure[6:]] * _N_PASSES

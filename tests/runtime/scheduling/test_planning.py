@@ -249,6 +249,9 @@ class SlowBackend:
         self.now += passed
         self.n_disturbed_s += passed if self.is_disturbed else 0.0
 
+    def keep(self, _: int, n_tokens: int) -> int:
+        return n_tokens
+
     def logits(self, _: int) -> None: ...
 
     def free(self) -> float:
@@ -283,6 +286,7 @@ def test_sizes_that_others_disturbed_are_measured_again_at_once() -> None:
     (tables,) = kept
     for n, seconds in tables.pure.per_call_s.items():
         assert seconds == pytest.approx(1e-3 * n)
+    assert tables.pure.per_token_and_cell_s.keys() == {4, 16, 64, 256}
     assert measurement.wait_s is None
 
 
