@@ -119,6 +119,8 @@ def from_exception(error: Exception) -> WireError:
                 n_prompt_tokens=n_prompt,
                 n_ctx=n_ctx,
             )
+        case RecursionError():
+            return bad_request("the request is nested too deeply")
         case InvalidRequest():
             return bad_request(message, error.param)
         case EngineBusy():

@@ -94,9 +94,13 @@ class Intake:
     def _answer(self, command: C, serve: Callable[[C], None]) -> None:
         try:
             serve(command)
+            return
         except (InvalidRequest, EngineBusy) as error:
-            assert not isinstance(command, protocol.WithoutId)
-            self._send(rejected(command.id, error))
+            reason: InvalidRequest | EngineBusy = error
+        except RecursionError:  # in a variable of the template's, or arguments of a call
+            reason = InvalidRequest("the request is nested too deeply")
+        assert not isinstance(command, protocol.WithoutId)
+        self._send(rejected(command.id, reason))
 
     def _serve(self, command: protocol.Command) -> None:
         match command:

@@ -88,6 +88,11 @@ def test_a_prompt_beyond_the_context_is_a_400_before_any_byte_of_the_stream(
     assert error["n_prompt_tokens"] > error["n_ctx"] == 1024
 
 
+def nested(depth: int) -> str:
+    """An object in an object in …: 600 ended the worker."""
+    return '{"x": ' * depth + "1" + "}" * depth
+
+
 USER = '{"role": "user", "content": "x"}'
 MALFORMED = [
     ("", None),
@@ -123,6 +128,7 @@ MALFORMED = [
             ('"max_completion_tokens": -5', "max_completion_tokens"),
             ('"repetition_penalty": 11', "repetition_penalty"),
             ('"chat_template_kwargs": {"x": 18446744073709551616}', "chat_template_kwargs"),
+            *((f'"chat_template_kwargs": {nested(depth)}', None) for depth in (600, 900, 980)),
             ('"n": 9', "n"),  # more than this server lets run and wait
             ('"top_logprobs": 2', "top_logprobs"),
             ('"stream": "yes"', "stream"),

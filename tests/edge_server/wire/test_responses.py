@@ -261,6 +261,17 @@ def test_what_is_wrong_is_named(http: httpx.Client, fields: dict[str, Any], para
     assert answer.json()["error"]["param"] == param
 
 
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_what_is_nested_too_deeply_to_be_repeated_is_refused(
+    http: httpx.Client, stream: str
+) -> None:
+    """It was a 500."""
+    tool = '{"type": "custom", "parameters": %s}' % ('{"x": ' * 980 + "1" + "}" * 980)
+    body = f'{{"input": "x", "stream": {stream}, "tools": [{tool}]}}'
+    headers = {"Content-Type": "application/json"}
+    assert http.post("/v1/responses", content=body, headers=headers).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

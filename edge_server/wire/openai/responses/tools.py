@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,17 +19,24 @@ from spillover.edge_server.wire.openai.tools import (
     ToolBody,
     tool_fields,
 )
+from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.structured_output.limits import check_schema
 
 
-class ResponseTool(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A function, a namespace of functions, or something that only OpenAI's servers can run."""
+class FunctionTool(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A function, or something that only OpenAI's servers can run."""
 
     type: str
     name: str | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    tools: tuple[ResponseTool, ...] = ()
+
+
+class ResponseTool(FunctionTool, frozen=True, kw_only=True, omit_defaults=True):
+    """The same, or a namespace of functions."""
+
+    tools: tuple[FunctionTool, ...] = ()
 
 
 class ResponseChoice(ReferenceBody, frozen=True, kw_only=True):
@@ -65,6 +73,9 @@ def chosen_tools(
     functions: list[ToolBody] = []
     namespaces: dict[str, str] = {}
     for i, tool in enumerate(tools):
+        for each in (tool, *tool.tools):
+            if each.type != "function":  # left out, but repeated in the answer
+                check_schema(each.parameters or {}, partial(InvalidRequest, param=f"tools[{i}]"))
         if tool.type == "namespace":
             inner = [t for t in tool.tools if t.type == "function"]
             functions += [_function(t, f"tools[{i}].tools") for t in inner]
@@ -75,7 +86,7 @@ def chosen_tools(
     return ChosenTools(fields=fields, namespaces=namespaces)
 
 
-def _function(tool: ResponseTool, param: str) -> ToolBody:
+def _function(tool: FunctionTool, param: str) -> ToolBody:
     if tool.name is None:
         raise bad_request(f"{param}.name is missing", f"{param}.name")
     return ToolBody(
