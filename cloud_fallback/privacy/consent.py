@@ -151,10 +151,11 @@ class Consents:
 
     def known(self, asker: Asker, provider: str) -> bool | None:
         """What the user has said about all answers by *provider*, in this conversation or at
-        all; None: nothing."""
+        all; None: nothing. A "never" holds in every conversation."""
         with self._lock:
             reply = self._remembered.get((asker.conversation or "", provider))
-        return self.standing.find(asker.owner, provider) if reply is None else reply
+        standing = self.standing.find(asker.owner, provider)
+        return standing if reply is None or standing is False else reply
 
     def has_refused(self, asker: Asker, reason: str) -> bool:
         """Whether the user has said no to *reason* earlier in the conversation."""
@@ -182,7 +183,7 @@ class Consents:
         conversation, reason = question.asker.conversation, question.asked.reason
         if not conversation:
             return
-        if scope != "once":
+        if scope == "chat":  # "always" is kept by *standing* alone, where it can be forgotten
             memory = conversation, question.provider
             _keep(self._remembered, memory, granted, MAX_REMEMBERED)
         if not granted and reason != "user":  # who asks for the cloud is asked again

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from spillover.cloud_fallback.events import ConsentAsked, ExpectedCost
 from spillover.cloud_fallback.privacy.consent import MAX_PENDING, Asker, Consents, Planned
+from spillover.cloud_fallback.privacy.standing import StandingConsents
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import WriterId
 from spillover.runtime.request import GenerationRequest
@@ -201,6 +203,26 @@ def test_a_remembered_reply_holds_for_this_conversation_and_provider_only(
     )
     consents.forget("c")
     assert replied(consents, "two", asked("q6", timeout_s=0), conversation="c") is None
+
+
+def test_a_reply_for_good_is_kept_where_it_can_be_forgotten(tmp_path: Path) -> None:
+    """Its own conversation remembered it as well, and went on handing over."""
+    path, asker = tmp_path / "consents.json", Asker(answer_id="one", conversation="c")
+    consents = Consents(StandingConsents(path))
+    with consents.question(asker, asked("q1"), lambda: PLANNED):
+        consents.answer("q1", True, scope="always")
+    assert consents.known(asker, "cloudy") is True
+    assert StandingConsents(path).forget("cloudy") == 1
+    assert consents.known(asker, "cloudy") is None
+
+
+def test_never_ends_what_was_allowed_for_a_conversation(consents: Consents) -> None:
+    mine, other = (Asker(answer_id=name, conversation=name) for name in ("mine", "other"))
+    with consents.question(mine, asked("q1"), lambda: PLANNED):
+        consents.answer("q1", True, scope="chat")
+    with consents.question(other, asked("q2"), lambda: PLANNED):
+        consents.answer("q2", False, scope="always")
+    assert consents.known(mine, "cloudy") is False
 
 
 @pytest.mark.parametrize("conversation", [None, ""])
