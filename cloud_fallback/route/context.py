@@ -57,7 +57,9 @@ class RequestContext:
         self.conversation = (
             conversation_key(request.messages, options.owner) if request.messages else None
         )
-        self._goes_on = any(message.role == "assistant" for message in request.messages)
+        roles = [message.role for message in request.messages]
+        # Many clients let the assistant greet the user first: that answers nothing.
+        self._goes_on = "user" in roles and "assistant" in roles[roles.index("user") :]
         name = self.conversation.hex() if self.conversation else None
         self.asking = Asking(
             resources.consents,

@@ -220,11 +220,11 @@ class Router:
                 stream.worker_died()
 
     def keep_local(self, answer_id: str) -> bool:
-        """Keep a running answer on the device from now on. False: it is not running."""
-        known = self._context(answer_id) is not None
-        if known and self._resources is not None:
+        """Keep an answer on the device from now on, also one whose first event is still to come.
+        False: it is not running, or could not leave anyway."""
+        if self._resources is not None:
             self._resources.consents.keep_local(answer_id)
-        return known
+        return self._context(answer_id) is not None
 
     def decode_floor(self, local: LocalSide | None = None) -> float | None:
         """Tokens per second below which an answer of the default model, or of *local*, is handed

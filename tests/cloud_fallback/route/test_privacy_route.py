@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from spillover.cloud_fallback.errors import RedactionFailed
-from spillover.cloud_fallback.events import ConsentAsked
+from spillover.cloud_fallback.events import ConsentAsked, StreamEvent
 from spillover.cloud_fallback.privacy.redactor import Redactor
+from spillover.cloud_fallback.route.allowed import Routing
+from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.runtime.request import GenerationRequest, Message
+from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import Desk, end, handoffs, long, text
 from tests.fakes.fake import Fake
@@ -71,6 +74,33 @@ def test_the_user_learns_how_much_is_redacted(make_desk: MakeDesk, fake: Fake) -
     )
     (asked,) = [event for event in events if isinstance(event, ConsentAsked)]
     assert asked.redactions == 2
+    assert fake.record.accepted == 0
+
+
+def test_a_chat_that_the_assistant_opens_asks_anew(make_desk: MakeDesk, fake: Fake) -> None:
+    """The greeting passed for an earlier answer, so that the yes of another chat held."""
+    desk = make_desk(fake, fallback="ask")
+    greeting = Message(role="assistant", content="Hello! What shall I tell?")
+    request = GenerationRequest(messages=(greeting, *ask().messages), max_tokens=60)
+    in_cloud = RouteOptions(routing=Routing(prefer="cloud"))
+    replies = [True, False]
+
+    def reply(event: StreamEvent) -> None:
+        if isinstance(event, ConsentAsked):
+            desk.router.consent(event.id, replies.pop(0), scope="chat")
+
+    for _ in range(2):
+        desk.ask(request, in_cloud, on_event=reply)
+    assert replies == []
+    assert len(fake.requests) == 1
+
+
+def test_an_answer_may_be_kept_here_before_its_first_event(desk: Desk, fake: Fake) -> None:
+    """The endpoint had said yes, and the answer left."""
+    in_cloud = RouteOptions(routing=Routing(prefer="cloud"))
+    answer_id, stream = desk.start(ask(max_tokens=12), in_cloud)
+    desk.router.keep_local(answer_id)
+    assert not handoffs(list(stream))
     assert fake.record.accepted == 0
 
 
