@@ -109,7 +109,8 @@ POLICIES = {
 def route_options_of(body: CommonBody, asked: AnswerRequest) -> RouteOptions:
     """What the request wants of the route; it can only narrow what the device's owner set."""
     own = body.spillover or SpilloverBody()
-    named = Routing() if asked.names_model else POLICIES.get(body.model or "", Routing())
+    name = (body.model or "").removesuffix(":latest")  # as Ollama's clients write all names
+    named = Routing() if asked.names_model else POLICIES.get(name, Routing())
     sees_events = asked.options.may_replace if own.events is None else own.events
     return replace(
         asked.options,

@@ -430,11 +430,12 @@ def test_the_name_of_a_model_may_say_who_writes(
     make_server: MakeServer, fake: Fake, path: str, body: dict[str, Any]
 ) -> None:
     server = make_server("auto")
-    fake.script(Act(text="Hello."), Act(text="Hello."))
+    fake.script(Act(text="Hello."))
     listed = [entry["id"] for entry in httpx.get(f"{server.url}/v1/models").json()["data"]]
     assert listed[0] == "storyteller"
     assert listed[-4:] == ["auto", "local", "private", "cloud"]
-    for name, writer in (("cloud", "cloud-model"), ("private", "storyteller")):
+    writers = {"cloud": "cloud-model", "private": "storyteller", "private:latest": "storyteller"}
+    for name, writer in writers.items():
         asked = {**body, "model": name, "spillover": {"prefer": "cloud"}}
         answer = httpx.post(f"{server.url}{path}", json=asked, timeout=60)
         assert answer.json()["model"] == writer, answer.text
