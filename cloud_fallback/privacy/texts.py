@@ -49,6 +49,15 @@ _VALUE_KEYS = frozenset({"default", "const", "examples", "enum", "items", "anyOf
 _STRUCTURAL_KEYS = frozenset({"type", "$ref", "$schema", "$id", "format"})
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of *pairs*. Raises ValueError where a name comes twice, for its first value would
+    not be looked at."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice")
+    return found
+
+
 class Texts:
     """Walks a request, all its fields: *change* replaces each text, but *check* gets the names that
     cannot be changed. *change* also takes the name that the text has in JSON, or "". *moved* says
@@ -105,7 +114,7 @@ class Texts:
         """JSON with its values changed, also numbers, which become strings; the same text if
         nothing is changed."""
         try:
-            value = json.loads(arguments)
+            value = json.loads(arguments, object_pairs_hook=_once)
         except ValueError:
             return self._change(arguments, "")
         changed = self._values(value)

@@ -99,6 +99,17 @@ PLACES: dict[str, GenerationRequest] = {
     "reasoning": GenerationRequest(
         messages=(said("assistant", "yes", reasoning=f"ask {MAIL}"), said("user", "go"))
     ),
+    "tool call with a name twice": GenerationRequest(
+        messages=(
+            said(
+                "assistant",
+                "",
+                tool_calls=(
+                    ToolCall(id="c1", name="send", arguments=f'{{"to":"{MAIL}","to":"me"}}'),
+                ),
+            ),
+        )
+    ),
     "tool description": conversation("hi", tools=(Tool(name="t", description=f"as {MAIL}"),)),
     "tool schema": conversation(
         "hi", tools=(Tool(name="t", parameters={"properties": {"to": {"enum": [MAIL, "x"]}}}),)
