@@ -59,6 +59,8 @@ _FORMATS: dict[type[ResponseFormat], str] = {
     Lark: "a Lark grammar",
     Gbnf: "a GBNF grammar",
 }
+MOST_TOKENS = 100_000_000
+"""No model reads or writes as many: a larger count is none."""
 _ALWAYS_SENT = frozenset(("max_tokens", "max_completion_tokens"))
 
 
@@ -185,14 +187,17 @@ class Decoder(ABC):
         cached: float | None = None,
         reasoning: float | None = None,
     ) -> None:
-        """Note the provider's numbers of tokens, unless one of the first two is missing."""
-        if prompt is not None and completion is not None:
-            self.usage = ProviderUsage(
-                prompt_tokens=int(prompt),
-                completion_tokens=int(completion),
-                cached_tokens=int(cached or 0),
-                reasoning_tokens=int(reasoning or 0),
-            )
+        """Note the provider's numbers of tokens, unless one of the first two is missing. Some count
+        cached tokens apart from the prompt: a part is never more than its whole, or an answer would
+        cost less than nothing."""
+        if prompt is None or completion is None or max(prompt, completion) > MOST_TOKENS:
+            return
+        self.usage = ProviderUsage(
+            prompt_tokens=int(prompt),
+            completion_tokens=int(completion),
+            cached_tokens=int(min(cached or 0, prompt)),
+            reasoning_tokens=int(min(reasoning or 0, completion)),
+        )
 
     def name_model(self, model: object) -> None:
         """Note which model answers, if *model* names one."""

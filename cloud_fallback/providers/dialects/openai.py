@@ -230,6 +230,7 @@ class _Details(Struct):
 class _Usage(Struct):
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
+    total_tokens: Count | None = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
     prompt_cache_hit_tokens: Count | None = None
@@ -289,8 +290,11 @@ class OpenAIDecoder(Decoder):
         prompt = usage.prompt_tokens_details or _Details()
         completion = usage.completion_tokens_details or _Details()
         cached = prompt.cached_tokens or usage.prompt_cache_hit_tokens
-        reasoning = completion.reasoning_tokens
-        self.count(usage.prompt_tokens, usage.completion_tokens, cached, reasoning)
+        n_written = usage.completion_tokens
+        if n_written is not None and usage.prompt_tokens is not None:
+            # xAI, and Google's endpoint of this dialect, count the reasoning in the total alone.
+            n_written = max(n_written, (usage.total_tokens or 0) - usage.prompt_tokens)
+        self.count(usage.prompt_tokens, n_written, cached, completion.reasoning_tokens)
 
     def _choice(self, choice: _Choice) -> list[Part]:
         parts = self._delta(choice.delta) if choice.delta else []

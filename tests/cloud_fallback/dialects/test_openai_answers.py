@@ -7,6 +7,7 @@ import pytest
 from spillover.cloud_fallback.errors import ProviderError, Truncated
 from spillover.cloud_fallback.http.frame import Frame
 from spillover.cloud_fallback.providers.dialects.decoding import MAX_TOOL_CALLS
+from spillover.cloud_fallback.providers.dialects.dialect import ProviderUsage
 from tests.cloud_fallback.dialects.conversations import PARTIAL, ask, dialect_for, encoded
 from tests.cloud_fallback.dialects.recorded import Answer, Call, decoder_of, named, read, sse
 
@@ -39,6 +40,41 @@ def test_openais_finish_reasons(told: str, reason: str) -> None:
     decoder = decoder_of("openai")
     decoder.feed(chunk('{"content":"x"}', told))
     assert decoder.end().reason == reason
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"),
+    [
+        ('"prompt_tokens_details":{"cached_tokens":900}', (40, 9, 40, 0)),
+        (
+            '"total_tokens":143,"completion_tokens_details":{"reasoning_tokens":94}',
+            (40, 103, 0, 94),
+        ),
+        ('"completion_tokens_details":{"reasoning_tokens":94}', (40, 9, 0, 9)),
+    ],
+    ids=["cached apart", "reasoning apart", "reasoning alone"],
+)
+def test_servers_that_count_a_part_apart_from_its_whole(
+    told: str, counted: tuple[int, int, int, int]
+) -> None:
+    """The answer cost less than nothing, and gave its owner a larger budget."""
+    decoder = decoder_of("openai")
+    usage = f'{{"prompt_tokens":40,"completion_tokens":9,{told}}}'
+    read(decoder, [chunk("{}", "stop"), *sse(f'{{"choices":[],"usage":{usage}}}')])
+    assert decoder.end().usage == ProviderUsage(
+        prompt_tokens=counted[0],
+        completion_tokens=counted[1],
+        cached_tokens=counted[2],
+        reasoning_tokens=counted[3],
+    )
+
+
+def test_more_tokens_than_anybody_can_count_are_no_count() -> None:
+    """No record holds what they would cost, and the whole answer ended with an error."""
+    decoder = decoder_of("openai")
+    usage = f'{{"prompt_tokens":{2**53},"completion_tokens":9}}'
+    read(decoder, [chunk("{}", "stop"), *sse(f'{{"choices":[],"usage":{usage}}}')])
+    assert decoder.end().usage is None
 
 
 @pytest.mark.parametrize("told", ["error", "abort", "something_new"])
