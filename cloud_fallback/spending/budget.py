@@ -84,9 +84,12 @@ class Budget:
         self._check_price(provider, prices)
         if self.settings.is_unlimited:
             return
+        least = Estimate(prompt_tokens=0, max_completion_tokens=None, prices=prices)
         for allowance in self.allowances():
-            if allowance.line.provider in (None, provider) and allowance.left <= 0:
-                raise allowance.exceeded()
+            if allowance.line.provider in (None, provider):
+                most = allowance.completion_tokens(least)
+                if most is not None and most <= 0:
+                    raise allowance.exceeded()
 
     def longest(self, provider: str, estimate: Estimate) -> int | None:
         """The longest answer, in tokens, that reserve() would pay for now; None: as long as the

@@ -17,7 +17,7 @@ from spillover.cloud_fallback.spending.database import Database
 from spillover.cloud_fallback.spending.limits import Amount, BudgetLimits
 from spillover.cloud_fallback.spending.prices import FREE
 
-from .amounts import cost, held, leg, spend, spent_today
+from .amounts import PRICES, cost, held, leg, spend, spent_today
 from .conftest import FakeTime, MakeBudget
 
 
@@ -231,5 +231,8 @@ def test_money_without_a_price_is_refused_and_tokens_are_not(make_budget: MakeBu
 def test_a_free_machine_on_the_lan_needs_no_money(make_budget: MakeBudget) -> None:
     budget = make_budget(BudgetLimits(usd_per_day=0))
     assert budget.reserve("lan", cost(prices=FREE)).max_completion_tokens is None
+    budget.check("lan", FREE)
     with pytest.raises(BudgetExceeded):
         budget.reserve("p", cost())
+    with pytest.raises(BudgetExceeded):
+        budget.check("p", PRICES)
