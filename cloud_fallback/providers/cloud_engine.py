@@ -57,6 +57,11 @@ class CloudEngine:
         """See ApiClient."""
         return self.api.may_prefill()
 
+    @property
+    def hides_reasoning(self) -> bool:
+        """See Dialect."""
+        return self.api.dialect.hides_reasoning(self.settings.model)
+
     def warm(self) -> None:
         """See ApiClient."""
         self.api.warm()

@@ -14,7 +14,13 @@ from spillover.cloud_fallback.errors import (
     ProviderRefused,
     Truncated,
 )
-from spillover.cloud_fallback.http.errors import Cancelled, HttpError, Malformed, TimedOut
+from spillover.cloud_fallback.http.errors import (
+    Cancelled,
+    HttpError,
+    Malformed,
+    NotReached,
+    TimedOut,
+)
 from spillover.cloud_fallback.http.exchange import Clock
 from spillover.cloud_fallback.http.frame import Frames
 from spillover.cloud_fallback.providers.answer_meter import AnswerMeter
@@ -106,6 +112,7 @@ class CloudStream:
                     raise
 
     def _send(self, sent: HttpRequest) -> Incoming:
+        self._was_refused = False
         incoming = self._api.send(sent, self._exchange)
         self._meter.answered()
         try:
@@ -117,7 +124,6 @@ class CloudStream:
         except BaseException:
             incoming.close()
             raise
-        self._was_refused = False
         return incoming
 
     # The answer.
@@ -210,6 +216,8 @@ class CloudStream:
         name = self._settings.name
         if isinstance(error, Malformed):
             raise ProviderError(name, str(error)) from error
+        if isinstance(error, NotReached):
+            self._exchange.n_sent = 0  # only a proxy was told something: whom to connect to
         if not isinstance(error, TimedOut):
             raise NetworkFailed(name, str(error)) from error
         limits = self._settings

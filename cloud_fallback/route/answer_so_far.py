@@ -18,8 +18,8 @@ from spillover.runtime.events import (
 )
 from spillover.runtime.request import GenerationRequest
 
-CHARS_PER_TOKEN = 4
-"""To estimate the tokens of a stream that broke off before its usage arrived."""
+WEIGHT_PER_TOKEN = 12
+"""To estimate the tokens of a stream before its usage arrives, or if it never does."""
 
 
 class AnswerSoFar:
@@ -154,6 +154,13 @@ def local_leg(writer: WriterId, part: Finished | Measures) -> Leg:
     )
 
 
-def estimated_tokens(n_chars: int) -> int:
+def weight_of(text: str) -> int:
+    """How much *text* adds to a weight for estimated_tokens(): a quarter of a token for each
+    character, and a third for each byte of UTF-8 that it takes beyond one. Of Chinese, a token is
+    hardly more than a character."""
+    return 4 * len(text.encode("utf-8", "surrogatepass")) - len(text)
+
+
+def estimated_tokens(weight: int) -> int:
     """An estimate of the tokens of a text, rounded up."""
-    return -(-n_chars // CHARS_PER_TOKEN)
+    return -(-weight // WEIGHT_PER_TOKEN)

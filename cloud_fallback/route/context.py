@@ -214,6 +214,10 @@ class RequestContext:
         """What *provider* would be asked after *said*. Raises CannotContinue."""
 
         def within(tokens_left: int | None) -> Continuation:
+            if tokens_left is None and provider.hides_reasoning:
+                # Nobody could see that it passes a limit, and end it.
+                is_limited = not self.resources.budget.settings.is_unlimited
+                tokens_left = self.max_cloud_tokens if is_limited else None
             return plan_continuation(
                 self.request,
                 said,

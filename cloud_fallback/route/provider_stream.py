@@ -9,7 +9,7 @@ from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.privacy.restorer import Restorer
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.pump import EndOfStream, Pump
-from spillover.cloud_fallback.route.answer_so_far import estimated_tokens
+from spillover.cloud_fallback.route.answer_so_far import estimated_tokens, weight_of
 from spillover.cloud_fallback.route.clearance import Clearance
 from spillover.cloud_fallback.route.joint import Joint
 from spillover.cloud_fallback.spending.prices import estimated_prompt_tokens
@@ -48,9 +48,10 @@ class ProviderStream:
         self._max_tokens = max_tokens
         self._clock = clock
         self._started_at = clock()
-        self._n_received = 0
+        self._weight = 0
+        self._reasoning_weight = 0
+        self._n_visible = 0
         self._n_text = 0
-        self._n_reasoning = 0
         self._finished: Finished | None = None
         self.is_empty = True
         """Whether it has produced neither text nor a tool call."""
@@ -59,7 +60,7 @@ class ProviderStream:
     @property
     def has_answered(self) -> bool:
         """Whether the provider has sent anything."""
-        if self._n_received > 0:
+        if self._weight > 0:
             return True
         return self._finished is not None and not _is_cancelled(self._finished)
 
@@ -108,7 +109,7 @@ class ProviderStream:
 
     @property
     def _is_endless(self) -> bool:
-        return estimated_tokens(self._n_received) >= self._max_tokens
+        return estimated_tokens(self._weight) >= self._max_tokens
 
     def _open(self, cancellation: Cancellation) -> Generator[EngineEvent]:
         return self._provider.stream(self._cleared.request, cancellation)
@@ -131,15 +132,17 @@ class ProviderStream:
             case Delta(text=text):
                 self._count(text)
                 self._n_text += len(text)
+                self._n_visible += len(text)
                 self.is_empty &= not text
                 return self._joint.feed(self._text.feed(text))
             case ReasoningDelta(text=text):
                 self._count(text)
-                self._n_reasoning += len(text)
+                self._reasoning_weight += weight_of(text)
                 restored = self._reasoning.feed(text)
                 return [ReasoningDelta(text=restored)] if restored else []
             case ToolCallDelta():
                 self._count(event.arguments)
+                self._n_visible += len(event.arguments)
                 self.is_empty = False
                 return [*self._joint.release(), *self._tool_call(event)]
             case Finished():
@@ -147,8 +150,8 @@ class ProviderStream:
         return []
 
     def _count(self, text: str) -> None:
-        self._n_received += len(text)
-        self._cleared.reservation.note(estimated_tokens(self._n_received))
+        self._weight += weight_of(text)
+        self._cleared.reservation.note(estimated_tokens(self._weight))
 
     def _tool_call(self, event: ToolCallDelta) -> list[StreamEvent]:
         if event.index not in self._arguments:
@@ -187,8 +190,8 @@ class ProviderStream:
             usage = Usage(
                 prompt_tokens=estimated_prompt_tokens(self._cleared.request),
                 cached_tokens=0,
-                completion_tokens=estimated_tokens(self._n_received),
-                reasoning_tokens=estimated_tokens(self._n_reasoning),
+                completion_tokens=estimated_tokens(self._weight),
+                reasoning_tokens=estimated_tokens(self._reasoning_weight),
                 estimated=True,
             )
         return Leg(
@@ -204,8 +207,8 @@ class ProviderStream:
     def lost_share(self) -> float:
         """The share of all but its reasoning that the client did not get: what it repeated of the
         answer, or what was held in doubt when it failed. 1 where nothing came but its count."""
-        n_visible = self._n_received - self._n_reasoning
-        return max(self._n_text - self.n_chars, 0) / n_visible if n_visible else 1.0
+        lost = max(self._n_text - self.n_chars, 0)
+        return lost / self._n_visible if self._n_visible else 1.0
 
 
 def _is_cancelled(event: EngineEvent) -> bool:

@@ -9,8 +9,10 @@ import pytest
 
 from spillover.cloud_fallback import errors
 from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.http.client import Http
 from tests.answers import end_of, text_of
 from tests.cloud_fallback.cloud_answers import MakeEngine, answer, every_dialect, failure
+from tests.cloud_fallback.providers import engine_for
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
 
@@ -151,6 +153,16 @@ def test_a_refused_connection_is_the_network_s(fake: Fake, make_engine: MakeEngi
     _, error = failure(make_engine())
     assert isinstance(error, errors.NetworkFailed)
     assert "nothing listens there" in str(error)
+
+
+def test_what_a_proxy_refuses_reached_nobody(fake: Fake, prepared: None) -> None:
+    """What the proxy was told passed for the request, whose prompt was paid."""
+    http = Http(proxy=fake.url)
+    _, error = failure(engine_for(fake, http=http, base_url="https://cloud.invalid/v1"))
+    http.close()
+    assert isinstance(error, errors.NetworkFailed)
+    assert [request.method for request in fake.requests] == ["CONNECT"]
+    assert not error.may_bill
 
 
 @pytest.mark.parametrize("cut", ["fin", "reset"])

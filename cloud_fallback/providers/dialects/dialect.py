@@ -337,6 +337,10 @@ class Dialect(ABC):
         """The headers that carry *key*."""
         return {"authorization": f"Bearer {key}"}
 
+    def hides_reasoning(self, model: str) -> bool:
+        """Whether *model* is known to write reasoning that is billed and not sent."""
+        return False
+
     def may_prefill(self, model: str) -> bool:
         """Whether *model* is known to continue a trailing assistant turn."""
         return self.can_prefill

@@ -46,6 +46,8 @@ _WITH_PREFILL = re.compile(
     r"(?:.*/)?(?:gemini-2\.|gemini-3-|gemini-3\.[01]-|gemini-3\.5-flash(?!-lite)|gemini-pro-latest)"
 )
 """Models that continue a trailing model turn; others answer 400."""
+_THINKING = re.compile(r"(?:.*/)?gemini-(?:2\.5|[3-9]|\d\d|(?:pro|flash)-latest)")
+"""Models that think before they answer. They are not asked for their thoughts."""
 _SIGNING = re.compile(r"(?:.*/)?gemini-(?:[3-9]|\d\d)")
 """Models that refuse tool calls in the history without their own signature."""
 
@@ -96,6 +98,9 @@ class GeminiDialect(Dialect):
     def path(self, model: str) -> str:
         name = quote(model.removeprefix("models/"), safe="@")
         return f"{self._models}/{name}:streamGenerateContent?alt=sse"
+
+    def hides_reasoning(self, model: str) -> bool:
+        return _THINKING.match(model) is not None
 
     def may_prefill(self, model: str) -> bool:
         return _WITH_PREFILL.match(model) is not None

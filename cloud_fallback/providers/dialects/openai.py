@@ -112,6 +112,9 @@ class OpenAIDialect(Dialect):
     def decoder(self, sent: HttpRequest | None = None) -> Decoder:
         return OpenAIDecoder(self.provider, sent, echoes=self.server.echoes)
 
+    def hides_reasoning(self, model: str) -> bool:
+        return self._is_reasoning(model)
+
     def _is_reasoning(self, model: str) -> bool:
         return self.server.has_reasoning_models and bool(_REASONING_MODEL.match(model))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,12 @@ from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSetting
 from spillover.runtime.cancellation import Cancellation
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
-from tests.cloud_fallback.route.desk import Desk, end, provider
+from tests.cloud_fallback.route.desk import Desk, end, provider, text
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
 CLOUD_FIRST = RouteOptions(routing=Routing(prefer="cloud"))
+CLOUD_ONLY = RouteOptions(routing=Routing(only="cloud_only"))
 LIMITED = BudgetSettings(total=BudgetLimits(tokens_per_day=100_000))
 
 
@@ -52,6 +54,53 @@ def test_a_request_that_was_taken_is_paid_though_no_word_came(
     assert len(cloud) == len(fake.requests) > 0
     assert all(leg.prompt_tokens > 10 and leg.estimated for leg in cloud)
     assert booked(desk) == sum(leg.prompt_tokens + leg.completion_tokens for leg in cloud)
+
+
+def test_a_request_that_was_taken_after_a_refusal_is_paid(desk: Desk, fake: Fake) -> None:
+    """The refusal of a field, which the next request left out, counted for that one, too."""
+    told = '{"error":{"code":"unsupported_parameter","param":"seed"}}'
+    fake.script(Act(status=400, body=told), Act(raw=(": nothing yet\n\n",)))
+    events = desk.ask(ask(max_tokens=20), CLOUD_FIRST)
+    cloud = [leg for leg in end(events).usage.legs if leg.writer.origin == "cloud"]
+    assert len(cloud) == len(fake.requests) - 1 > 0
+    assert booked(desk) == sum(leg.prompt_tokens + leg.completion_tokens for leg in cloud)
+
+
+def test_a_text_of_another_script_is_counted_while_it_comes(
+    make_desk: MakeDesk, fake: Fake
+) -> None:
+    """Four of its characters passed for a token, and the answer for a quarter of what it cost."""
+    limit = 5_000
+    desk = make_desk(fake, budget=BudgetSettings(total=BudgetLimits(tokens_per_day=limit)))
+    fake.script(Act(text="狐狸在森林里走。" * 1_000, chunk_chars=100, usage=None))
+    events = desk.ask(ask(max_tokens=None), CLOUD_ONLY)
+    assert end(events).reason == "interrupted"
+    assert limit * 0.8 < len(text(events)) < limit * 1.2
+    assert booked(desk) < limit * 1.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({"server": "openai", "model": "gpt-5-mini"}, 5_000),
+        ({"server": "openai", "model": "gpt-4.1-mini"}, None),
+        ({"dialect": "gemini", "model": "gemini-2.5-flash"}, 5_000),
+    ],
+)
+def test_reasoning_that_nobody_sees_has_the_budgets_limit(
+    make_desk: MakeDesk, fake: Fake, fields: dict[str, Any], most: int | None
+) -> None:
+    """It could not be ended in time, and was far more than the limit at the answer's end."""
+    base_url = fake.url if "dialect" in fields else f"{fake.url}/v1"
+    limits = BudgetSettings(total=BudgetLimits(tokens_per_day=5_000))
+    desk = make_desk(providers=[provider(fake, base_url=base_url, **fields)], budget=limits)
+    desk.ask(ask(max_tokens=None), CLOUD_ONLY)
+    sent = fake.requests[0].json()
+    told = sent.get(
+        "max_completion_tokens", sent.get("generationConfig", {}).get("maxOutputTokens")
+    )
+    assert (told is None) == (most is None)
+    assert told is None or 4_000 < told <= most
 
 
 @pytest.mark.parametrize(
