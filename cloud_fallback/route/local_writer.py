@@ -10,7 +10,7 @@ from typing import get_args
 
 import msgspec
 
-from spillover.cloud_fallback.errors import ProviderError
+from spillover.cloud_fallback.errors import ContentBlocked, ProviderError
 from spillover.cloud_fallback.events import StreamEvent
 from spillover.cloud_fallback.policy.local_policy import LocalPolicy
 from spillover.cloud_fallback.policy.reason import STRAIN, Reason, ReasonCode
@@ -80,13 +80,15 @@ class LocalWriter:
                 reason = Reason(code="crash", is_hard=True)
             if reason is None:
                 raise
+            cloud_error = stopped.cloud_error if stopped is not None else None
             return Stopped(
                 reason=reason,
                 at=context.now,
                 held=stream.held() if stream is not None and joint is None else (),
                 local_error=error,
-                cloud_error=stopped.cloud_error if stopped is not None else None,
-                may_leave=may_leave_after(reason, context),
+                cloud_error=cloud_error,
+                may_leave=may_leave_after(reason, context)
+                and not isinstance(cloud_error, ContentBlocked),
             )
         finally:
             context.stream = None

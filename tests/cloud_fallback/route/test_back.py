@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +12,12 @@ from spillover.cloud_fallback.errors import ProviderError
 from spillover.cloud_fallback.route.allowed import Routing
 from spillover.cloud_fallback.route.settings import RouteOptions
 from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import Regex
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import Desk, end, handoffs, joined, long, provider, seams, text
+from tests.cloud_fallback.route.test_held_at_an_error import Breaking
 from tests.cloud_fallback.route.test_manners import DIALECTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
@@ -105,6 +109,19 @@ def test_what_a_content_policy_stopped_is_not_sent_to_another_provider(
     events = desk.ask(long(), hand_over_at=60)
     assert end(events).reason in ("stop", "length")
     assert second.requests == []
+
+
+def test_what_a_content_policy_stopped_stays_here_when_the_local_model_breaks_later(
+    engine: LocalEngine, tmp_path: Path, fake: Fake
+) -> None:
+    """It was asked of all providers again."""
+    breaking: Any = Breaking(engine)
+    desk = Desk(breaking, tmp_path, [provider(fake)])
+    fake.script(Act(refusal="content_policy"), Act(rest=REST))
+    events = desk.ask(long(), hand_over_at=60)
+    desk.close()
+    assert end(events).reason == "interrupted"
+    assert len(fake.requests) == 1
 
 
 def test_a_short_wait_is_waited_for(desk: Desk, fake: Fake) -> None:
