@@ -16,7 +16,7 @@ from spillover.cloud_fallback.providers.dialects.decoding import Count
 from spillover.cloud_fallback.providers.dialects.dialect import Decoder, Dialect, Part, Reasons
 from spillover.cloud_fallback.providers.dialects.encoding import Draft, Fields, HttpRequest
 from spillover.cloud_fallback.providers.settings import ProviderSettings
-from spillover.runtime.errors import InvalidRequest
+from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.request import GenerationRequest, JsonSchema, Message, Regex, ResponseFormat
 from spillover.runtime.text.stop_matcher import StopMatcher
 
@@ -88,7 +88,10 @@ class TgiDialect(Dialect):
         # jinja2 is slow to import, and only this dialect with this setting needs it.
         from spillover.runtime.chat.chat_template import ChatTemplate
 
-        return ChatTemplate(self._chat_template, bos_text="", eos_text="", name=self.provider)
+        try:
+            return ChatTemplate(self._chat_template, bos_text="", eos_text="", name=self.provider)
+        except ModelError as error:
+            raise InvalidRequest(str(error), "chat_template") from error
 
     def json_schema(self, json: JsonSchema) -> Fields:
         return {"grammar": {"type": "json", "value": json.schema}}

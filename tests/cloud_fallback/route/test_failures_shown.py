@@ -85,6 +85,18 @@ def test_what_a_retry_mends_is_not_shown(desk: Desk, fake: Fake) -> None:
     assert failures(desk.ask(ask(), IN_CLOUD)) == []
 
 
+@pytest.mark.parametrize("fallback", ["auto", "ask"])
+def test_a_template_that_cannot_be_read_costs_nobody_the_answer(
+    make_desk: MakeDesk, fake: Fake, fallback: str
+) -> None:
+    fields = {"dialect": "tgi", "base_url": fake.url, "chat_template": "{{ broken"}
+    desk = make_desk(providers=[provider(fake, "old", **fields)], fallback=fallback)
+    events = desk.ask(long(max_tokens=60), hand_over_at=20)
+    assert end(events).reason == "length"
+    assert all("chat template of old" in failed.message for failed in failures(events))
+    assert len(failures(events)) == (fallback == "auto")
+
+
 def test_the_next_provider_writes_after_the_failure_of_the_first(
     make_desk: MakeDesk, fake: Fake
 ) -> None:
