@@ -53,14 +53,14 @@ class AwsSignature(Credentials):
         return {name.lower(): value for name, value in signed.headers.items()}
 
     def _credentials(self) -> Any:
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
         from botocore.session import Session
 
         try:
             with self._lock:
                 self._found = self._found or Session().get_credentials()
                 frozen = self._found and self._found.get_frozen_credentials()
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:  # the latter: AWS refuses them, or a role
             raise AuthFailed(self.provider, _NO_CREDENTIALS) from error
         if frozen is None or frozen.access_key is None:
             raise AuthFailed(self.provider, _NO_CREDENTIALS)

@@ -26,6 +26,8 @@ from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Recorded
 from tests.in_memory_ring import InMemoryRing
 
+STS_PATH = "/v2/chat"
+"""Where the fake answers by its script."""
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 
@@ -97,6 +99,25 @@ def test_without_credentials_of_aws_the_advice_names_the_variable(fake: Fake, ht
     with pytest.raises(AuthFailed, match="AWS_BEARER_TOKEN_BEDROCK"):
         list(engine(fake, http, "bedrock").stream(ask()))
     assert fake.record.accepted == 0
+
+
+def test_a_role_that_aws_refuses_is_a_matter_of_credentials(
+    fake: Fake, http: Http, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passed for a defect of Spillover, and was tried anew with each answer."""
+    config = tmp_path / "config"
+    config.write_text(
+        "[profile edge]\nrole_arn = arn:aws:iam::123456789012:role/edge\nsource_profile = base\n"
+        "region = eu-central-1\n"
+        f"[profile base]\naws_access_key_id = AKIAEXAMPLE\naws_secret_access_key = {SECRET}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "edge")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"{fake.url}{STS_PATH}")
+    fake.script(Act(status=403, body="<R><Error><Code>AccessDenied</Code></Error></R>"))
+    with pytest.raises(AuthFailed, match="AWS_BEARER_TOKEN_BEDROCK"):
+        list(engine(fake, http, "bedrock").stream(ask()))
+    assert [request.path for request in fake.requests] == [STS_PATH]
 
 
 # Google
