@@ -212,7 +212,7 @@ def _check_address(address: str, *, is_near: bool) -> None:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
         raise ValueError(f"base_url {address!r} must be like https://host or http://host:port")
-    if parts.username or parts.query or parts.fragment:
+    if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("base_url must not hold a user, a query or a fragment")
     if parts.scheme == "http" and not (is_near or is_loopback(parts.hostname)):
         raise ValueError(

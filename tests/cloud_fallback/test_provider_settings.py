@@ -25,6 +25,7 @@ def convert(**fields: Any) -> ProviderSettings:
         ({"base_url": "api.example"}, "must be like https://"),
         ({"base_url": "ftp://api.example"}, "must be like https://"),
         ({"base_url": "https://user:word@api.example"}, "must not hold a user"),
+        ({"base_url": "https://:word@api.example"}, "must not hold a user"),
         ({"base_url": "https://api.example?key=1"}, "must not hold a user, a query"),
         ({"base_url": "https://api.example:port"}, "Port"),
         ({"extra_headers": {"Authorization": "Bearer x"}}, "key_variable"),
