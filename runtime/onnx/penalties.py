@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from spillover.runtime.backend import Logits, Tokens
 from spillover.runtime.sampling import Sampling
 
 _MAX_BREAKER_BYTES = 40
 _MAX_TAIL = 20
+_LONGEST_REPEAT = 256
+"""So many tokens beyond those allowed, a repeat counts as no longer: but for bases near 1 its
+penalty has its limit before. A text of one token alone has thousands of repeats."""
 _LOG_OF_LARGEST_FLOAT = 88.7228391
 
 
@@ -38,21 +44,26 @@ class SequenceBreakers:
         tokenize: Callable[[str], Sequence[int]],
     ) -> None:
         self._tails: dict[int, set[tuple[int, ...]]] = defaultdict(set)
-        for text in texts:
-            self._add(text.encode()[:_MAX_BREAKER_BYTES], pieces, tokenize)
+        cut = [text.encode()[:_MAX_BREAKER_BYTES] for text in texts]
+        begun: dict[bytes, list[bytes]] = defaultdict(list)
+        for text in cut:
+            for n in range(1, len(text)):
+                begun[text[:n]].append(text)
+        longest = max(map(len, begun), default=0)
+        holds_one = re.compile(b"|".join(map(re.escape, cut))).search
 
-    def _add(
-        self, text: bytes, pieces: Sequence[bytes], tokenize: Callable[[str], Sequence[int]]
-    ) -> None:
-        beginnings = [text[:n] for n in range(1, len(text))]
+        @functools.cache
+        def tail(rest: bytes) -> tuple[int, ...]:
+            return tuple(tokenize(rest.decode("utf-8", "replace")))[:_MAX_TAIL]
+
         for token, piece in enumerate(pieces):
-            if text in piece:
+            held = [text for text in cut if text in piece] if holds_one(piece) else []
+            if held:
                 self._tails[token].add(())
-                continue
-            for beginning in beginnings:
-                if piece.endswith(beginning):
-                    rest = text[len(beginning) :].decode("utf-8", "replace")
-                    self._tails[token].add(tuple(tokenize(rest))[:_MAX_TAIL])
+            for n in range(1, min(len(piece), longest) + 1):
+                for text in begun.get(piece[-n:], ()):
+                    if text not in held:
+                        self._tails[token].add(tail(text[n:]))
 
     def is_single(self, token: int) -> bool:
         """Whether *token* alone ends a repeat."""
@@ -92,17 +103,19 @@ def penalize_repeats(
 def _continued(window: Tokens, shortest: int, limit: int) -> dict[int, int]:
     """The tokens that would continue a repeat of at least *shortest* tokens, with its length, at
     most *limit*."""
+    limit = min(limit, shortest + _LONGEST_REPEAT)
     ends = np.flatnonzero(window[:-1] == window[-1])
-    lengths: dict[int, int] = {}
+    lengths: npt.NDArray[np.int32] = np.zeros(len(window), dtype=np.int32)
     n = 1
     while len(ends) and n <= limit:
-        if n >= shortest:
-            lengths.update(dict.fromkeys(window[ends + 1].tolist(), n))
+        lengths[ends] = n
         ends = ends[ends >= n]
         if len(ends):
             ends = ends[window[ends - n] == window[-1 - n]]
         n += 1
-    return lengths
+    found = np.flatnonzero(lengths >= shortest)
+    found = found[lengths[found].argsort(kind="stable")]  # of several repeats the longest counts
+    return dict(zip(window[found + 1].tolist(), lengths[found].tolist(), strict=True))
 
 
 def _dry_penalty(sampling: Sampling, exponent: int) -> np.float32:

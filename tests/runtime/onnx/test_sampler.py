@@ -16,7 +16,7 @@ from spillover.runtime.backend import Distribution, Logits, Mask, Rows
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig
 from spillover.runtime.onnx import candidates as filters
-from spillover.runtime.onnx.penalties import SequenceBreakers
+from spillover.runtime.onnx.penalties import SequenceBreakers, penalize_repeats
 from spillover.runtime.onnx.sampler import NumpySampler, bias_of
 from spillover.runtime.sampling import Sampling
 
@@ -113,6 +113,30 @@ def test_the_same_logits_and_seed_give_the_same_tokens_as_llama_cpp(
     drawn = [(theirs.sample(0, i), ours.sample(0, i)) for i in range(150)]
     theirs.close()
     assert [a for a, _ in drawn] == [b for _, b in drawn]
+
+
+def test_a_repeat_of_thousands_of_tokens_counts_as_one_of_some_hundred() -> None:
+    """All of it was followed, which took seconds for each token of all streams."""
+    logits = np.zeros(10, dtype=np.float32)
+    sampling = Sampling(dry_multiplier=1, dry_base=1.001, dry_penalty_last_n=-1)
+    window = np.full(3000, 7, dtype=np.int32)
+    penalize_repeats(logits, window, sampling, SequenceBreakers((), (), lambda text: ()))
+    assert logits[7] == pytest.approx(-(1.001**256), rel=1e-3)
+
+
+def test_the_rest_of_a_breaker_is_tokenized_once() -> None:
+    """It was for each token that ends as the breaker begins: seconds, in which all streams stood
+    still."""
+    asked: list[str] = []
+
+    def tokenize(text: str) -> list[int]:
+        asked.append(text)
+        return [4]
+
+    breakers = SequenceBreakers(("ab",), (b"a", b"ba", b"xa", b"cab", b"b"), tokenize)
+    assert asked == ["b"]
+    assert [breakers.is_single(token) for token in range(5)] == [False, False, False, True, False]
+    assert breakers.n_since_last([2, 4, 0, 1]) == 2
 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
