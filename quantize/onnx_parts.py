@@ -12,13 +12,13 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from spillover.models import onnx_folder
 from spillover.runtime.backend import Logits, Rows
 from spillover.runtime.machine.device import default_threads
+from spillover.runtime.onnx.feeds import Feeds, feeds
 from spillover.runtime.onnx.graph.edit import taken_by_node
 from spillover.runtime.onnx.graph.prepare import prepare
 from spillover.runtime.onnx.runners.execution import (
     FIRST_WITH_QUERY_LENGTHS,
     runtime_version,
 )
-from spillover.runtime.onnx.runners.feeds import Feeds, feeds
 from spillover.runtime.onnx.session import OnnxSession, session_options
 from spillover.runtime.onnx.settings import read_settings
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer

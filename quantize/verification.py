@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from spillover.quantize.conversion.sample_texts import PROSE
 from spillover.quantize.errors import QuantizeError
+from spillover.quantize.sample_texts import PROSE
 
 if TYPE_CHECKING:
     from spillover.runtime.backend import Backend, Logits

@@ -18,9 +18,9 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from spillover.quantize.onnx_export.blocks import Blocks
+from spillover.runtime.onnx.feeds import feeds
 from spillover.runtime.onnx.graph.patches import with_exact_windows, without_empty_inputs
 from spillover.runtime.onnx.graph.prepare import Prepared
-from spillover.runtime.onnx.runners.feeds import feeds
 
 VERSION = (int(onnxruntime.__version__.split(".")[0]), int(onnxruntime.__version__.split(".")[1]))
 

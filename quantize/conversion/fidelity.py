@@ -8,8 +8,8 @@ from itertools import cycle, product
 
 import numpy as np
 
-from spillover.quantize.conversion.sample_texts import ODD, PROSE, TO_TOKENIZE
 from spillover.quantize.divergence import divergence
+from spillover.quantize.sample_texts import ODD, PROSE, TO_TOKENIZE
 from spillover.runtime.backend import Backend, Logits, Rows, Tokens, Vocabulary
 from spillover.runtime.conversions.record import Fidelity, libraries
 

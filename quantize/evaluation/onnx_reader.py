@@ -12,9 +12,9 @@ from spillover.quantize.errors import QuantizeError
 from spillover.runtime.backend import N_BATCH, Logits, Tokens
 from spillover.runtime.errors import ModelError
 from spillover.runtime.machine.device import default_threads
+from spillover.runtime.onnx.feeds import Feeds, feeds
 from spillover.runtime.onnx.graph.prepare import prepare
 from spillover.runtime.onnx.runners.execution import Needs, on_cpu, runtime_version
-from spillover.runtime.onnx.runners.feeds import Feeds, feeds
 from spillover.runtime.onnx.runners.stepwise_runner import StepwiseRunner
 from spillover.runtime.onnx.settings import read_settings
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer

@@ -10,7 +10,6 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from spillover.models.gguf_header import Value
 from spillover.models.onnx_folder import OnnxModelFiles
-from spillover.quantize.conversion.sample_texts import TO_TOKENIZE
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.splits import SPLITS, Split
 from spillover.quantize.onnx_export.from_gguf.vocabulary import (
@@ -21,6 +20,7 @@ from spillover.quantize.onnx_export.from_gguf.vocabulary import (
     UNUSED,
     USER_DEFINED,
 )
+from spillover.quantize.sample_texts import TO_TOKENIZE
 from spillover.runtime.onnx.settings import read_settings
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer, parse_tokenizer, read_tokenizer
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from spillover.runtime.backend import DecodeAborted, DecodeFailed
 from spillover.runtime.errors import ModelError
+from spillover.runtime.onnx.feeds import Feeds
 from spillover.runtime.onnx.library import ort
-from spillover.runtime.onnx.runners.feeds import Feeds
 
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,

@@ -13,7 +13,7 @@ from spillover.runtime.embedding.embedder import InputPart, TokenizedInput, Vect
 from spillover.runtime.engine import EmbeddingCard
 from spillover.runtime.onnx.embedding.graph import EmbeddingGraph
 from spillover.runtime.onnx.embedding.tokenizer import EncoderTokenizer
-from spillover.runtime.onnx.runners.feeds import Feeds
+from spillover.runtime.onnx.feeds import Feeds
 from spillover.runtime.onnx.session import OnnxSession
 
 _N_SLOTS = 64

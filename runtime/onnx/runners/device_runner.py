@@ -14,9 +14,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from spillover.runtime.backend import Rows, SavedKv
+from spillover.runtime.onnx.feeds import feeds
 from spillover.runtime.onnx.graph.layout import CacheTensor, GraphLayout
 from spillover.runtime.onnx.library import ort
-from spillover.runtime.onnx.runners.feeds import feeds
 from spillover.runtime.onnx.runners.logits import n_computed, run_for_logits
 from spillover.runtime.onnx.runners.packing import packed, unpack
 from spillover.runtime.onnx.runners.runner import LogitsRows

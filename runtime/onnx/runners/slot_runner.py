@@ -12,9 +12,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from spillover.runtime.backend import Rows, SavedKv
+from spillover.runtime.onnx.feeds import feeds
 from spillover.runtime.onnx.graph.layout import GraphLayout
 from spillover.runtime.onnx.runners.cache_slots import CacheSlots, SlotArray, positions_per_page
-from spillover.runtime.onnx.runners.feeds import feeds
 from spillover.runtime.onnx.runners.logits import n_computed, run_for_logits
 from spillover.runtime.onnx.runners.packing import packed, unpack
 from spillover.runtime.onnx.runners.runner import LogitsRows
