@@ -101,6 +101,8 @@ class Visit:
 
     @property
     def answer(self) -> str:
+        # What is new is not rendered before the next frame, and has no inner text until then.
+        self.page.evaluate("() => new Promise(requestAnimationFrame)")
         return self.page.locator(".message.answer .markdown").last.inner_text()
 
     @property
