@@ -10,6 +10,7 @@ from spillover.cloud_fallback.policy.observation import Observation
 from spillover.cloud_fallback.policy.reason import Reason
 from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
 from spillover.cloud_fallback.re2_patterns import compile_pattern, escape_pattern
+from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.request import Message
 from spillover.runtime.text.languages import is_covered
 
@@ -58,9 +59,11 @@ def first_match(rules: Sequence[PromptRule], messages: Sequence[Message]) -> int
 
 
 def check_rules(settings: PolicySettings) -> None:
-    """Raise an InvalidRequest that names the first rule with an invalid pattern."""
+    """Raise an InvalidRequest that names the first rule with an invalid pattern, or without any."""
     for index, rule in enumerate(settings.rules):
-        _patterns(rule, index)
+        if not _patterns(rule, index):
+            message = f"the rule {rule.name!r} matches nothing: give it words or a pattern"
+            raise InvalidRequest(message, f"rules[{index}]")
 
 
 def _user_texts(messages: Sequence[Message]) -> list[str]:

@@ -158,7 +158,7 @@ class PolicySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Help("Prompts that the local model never answers; see below."),
     ] = ()
     local_languages: Annotated[
-        tuple[str, ...],
+        tuple[Annotated[str, Meta(pattern="^[a-z]{2,3}$")], ...],
         Meta(max_length=64),
         Help(
             "ISO 639-1 codes that the local model knows; empty: as its calibration says, or else "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ _OLD_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     "languages",
     multiple=True,
     metavar="CODE",
+    callback=lambda _ctx, _param, codes: tuple(map(_language, codes)),
     help="A language (ISO 639-1) that the model speaks; repeatable.  [default: unknown]",
 )
 @click.option(
@@ -145,6 +147,12 @@ def command(
     else:
         print_result(_as_text(found))
     print_note(f"calibration written to {path}")
+
+
+def _language(code: str) -> str:
+    if not re.fullmatch("[a-z]{2,3}", code):
+        raise click.BadParameter(f"{code!r} is no code of a language such as en")
+    return code
 
 
 def _recorded(

@@ -109,6 +109,12 @@ def reused(prompts: Path, lines: list[str], tmp_path: Path) -> list[str]:
     return ["calibrate", "storyteller", str(few), "--reuse", str(TRACES)]
 
 
+def test_the_name_of_a_language_is_no_code(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["calibrate", "storyteller", str(PROMPTS), "--reuse", str(TRACES)]
+    assert cli.run([*command, "--language", "english"]) == 2
+    assert "'english' is no code of a language such as en" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--traces", "--output"])
 def test_the_prompts_are_not_written_over(
     prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
