@@ -78,7 +78,7 @@ def user_path() -> Path:
 def read(path: Path) -> dict[str, Any]:
     """The keys and values in *path*. Raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # ValueError: also an integer of many digits

@@ -79,8 +79,10 @@ def _shown(item: object) -> str:
 
 
 def _path(annotation: type, value: object) -> Path:
-    if annotation is not Path or not isinstance(value, str):
+    if annotation is not Path:
         raise NotImplementedError
+    if not isinstance(value, str):
+        raise ValueError
     return expanded(value)
 
 

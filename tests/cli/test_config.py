@@ -108,6 +108,10 @@ def test_one_text_in_the_file_is_a_list_of_one(tmp_path: Path, given: str) -> No
     assert loaded(f"host = {given}", tmp_path).settings.hosts == ("::1",)
 
 
+def test_a_mark_of_the_byte_order_is_no_part_of_the_file(tmp_path: Path) -> None:
+    assert loaded("\ufeffport = 1", tmp_path).settings.port == 1
+
+
 def test_several_hosts_are_a_list(tmp_path: Path) -> None:
     hosts = ("127.0.0.1", "::1")
     assert loaded(f"host = {[*hosts]}", tmp_path).settings.hosts == hosts
@@ -151,6 +155,7 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
         ),
         ("port = '8080'", "toml: port: '8080' is not allowed"),
         ("port = true", "toml: port: True is not allowed"),
+        ("data_dir = 3", "toml: data_dir: 3 is not allowed: data_dir must be a path or auto"),
         ("max_gap_ms = nan", "max_gap_ms: nan is not allowed: max_gap_ms must be a number from 20"),
         ("log_level = 'loud'", "log_level must be one of debug, error, info, warning"),
         ("port = \n", "not valid TOML.*line 1"),
@@ -318,6 +323,8 @@ def test_the_documented_file_sets_up_the_cloud(tmp_path: Path) -> None:
             "unencrypted",
         ),
         ("[policy]\nqueue_seconds = 3", "policy: .*queue_seconds"),
+        ("[policy]\nlocal_languages = ['english']", r"policy.local_languages\[0\]"),
+        ("[[policy.rules]]\nname = 'a'", r"policy.rules\[0\]: the rule 'a' matches nothing"),
         ("[budget.total]\nusd_per_day = -1", "budget.total.usd_per_day"),
         ("[budget.total]\nusd_per_dya = 1", "budget.total: .*usd_per_dya"),
         ("[budget]\nusd_per_day = 1", "budget: .*usd_per_day"),

@@ -84,7 +84,7 @@ def command(
         config_file.expect_writable(file)
     is_new = not file.is_file()
     config = load({}, environ=os.environ, without_file=True) if is_new else load_config({}, file)
-    cloud, text = config.settings.cloud, "" if is_new else file.read_bytes().decode()
+    cloud, text = config.settings.cloud, "" if is_new else file.read_bytes().decode("utf-8-sig")
     known = {provider.name: provider for provider in cloud.providers}
     fields = {"name": name, "dialect": dialect, "model": model, "key_variable": key_variable}
     if remove:
