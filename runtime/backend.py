@@ -190,6 +190,11 @@ class KvSaver(Protocol):
         ...
 
     @property
+    def saves_parts(self) -> bool:
+        """Whether a part takes as much less time to save as it is shorter."""
+        ...
+
+    @property
     def layout(self) -> str:
         """Names what a state depends on besides the model's weights and the library's version."""
         ...

@@ -244,7 +244,7 @@ class KvCache:
         room for all of it and it can be saved in parts."""
         saver, saved, n_all = self._saver, self._saved, len(kept.tokens)
         lacking = saved.lacking(kept.tokens)
-        if saver is None or not saver.are_cut or not lacking:
+        if saver is None or not (saver.are_cut and saver.saves_parts) or not lacking:
             return n_all
         start, stop = lacking[0]
         # Instructions stay whole: they may become a file.

@@ -167,6 +167,8 @@ class LlamaContext:
 
     # --- saved states (KvSaver in runtime/backend.py) ----------------------------------------
 
+    saves_parts = True
+
     @property
     def are_cut(self) -> bool:
         return self.can_be_cut

@@ -41,6 +41,7 @@ class OnnxBackend:
         caches = execution.layout.caches
         self.layout = repr([(c.layer, c.kind, c.dtype, c.shape, c.length_axis) for c in caches])
         self._cell_bytes = execution.layout.kv_bytes_per_position
+        self.saves_parts = execution.has_kv_on_host  # a device gives whole arrays
         self._row_of: list[int] = []
         self._is_aborted = False
         self._breakers = functools.lru_cache(maxsize=8)(self._new_breakers)

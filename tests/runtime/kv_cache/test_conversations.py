@@ -136,8 +136,9 @@ def test_what_conversations_share_is_saved_once(backend: Backend) -> None:
     assert bytes_per_token < 1.1 * saver.saved_bytes(0, 0, 200) / 200
 
 
-def test_what_has_to_leave_is_saved_in_parts(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("saves_parts", [True, False])
+def test_what_has_to_leave_is_saved_in_parts_where_they_take_less_time(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, *, saves_parts: bool
 ) -> None:
     """A whole conversation was saved at once, and running answers waited for it."""
     monkeypatch.setattr(cache, "PART", 64)
@@ -150,12 +151,13 @@ def test_what_has_to_leave_is_saved_in_parts(
         return save(saver, seq, start, end)
 
     monkeypatch.setattr(kind, "save", noted)
+    monkeypatch.setattr(backend.saver, "saves_parts", saves_parts)
     conversations = Conversations(backend, n_kept=1, saved_bytes=64 << 20)
     prompts = [text(150, salt) for salt in range(3)]
     for prompt in prompts:
         conversations.answer(prompt)
     assert sizes
-    assert max(sizes) <= 64
+    assert (max(sizes) <= 64) == saves_parts
     for prompt in prompts:
         wanted = conversations.cold(prompt)
         assert close(backend, conversations.answer(prompt), wanted)
