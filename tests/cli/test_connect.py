@@ -7,6 +7,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from spillover.cloud_fallback.providers.companies import COMPANIES
 from spillover.cloud_fallback.providers.keys import Keys
 from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.cloud_fallback.spending.budget import Budget
+from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.edge_server import cli
 from spillover.edge_server.commands.connect import connect
 from spillover.edge_server.commands.connect.target import provider_at
@@ -174,6 +177,9 @@ def test_nothing_is_written_unless_it_answers(
     assert f"127.0.0.1/qwen at {fake.url}/v1" in said
     assert "nothing was written" in said
     assert place.content is None
+    ledger = Path(os.environ["SPILLOVER_DATA_DIR"]) / "ledger.sqlite3"
+    with closing(Budget.at(ledger, BudgetSettings())) as budget:
+        assert bool(budget.statement(())[0].spent.tokens) == (act.refusal is None)
 
 
 def test_an_address_where_nothing_listens_is_named(place: Place, fake: Fake) -> None:

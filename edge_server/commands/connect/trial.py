@@ -69,13 +69,18 @@ def try_out(engine: CloudEngine, budget: Budget) -> Trial:
     finished: Finished | None = None
     with budget.reserve(engine.name, estimate(request, engine.settings.known_prices)) as held:
         held.note(0)
-        with closing(engine.stream(request)) as events:
-            for event in events:
-                first = first or time.monotonic()
-                if isinstance(event, Delta):
-                    text += event.text
-                elif isinstance(event, Finished):
-                    finished = event
+        try:
+            with closing(engine.stream(request)) as events:
+                for event in events:
+                    first = first or time.monotonic()
+                    if isinstance(event, Delta):
+                        text += event.text
+                    elif isinstance(event, Finished):
+                        finished = event
+        except ProviderError as error:
+            if not error.may_bill:
+                held.release()
+            raise
         if finished is None:
             raise ProviderError(engine.name, "it gave no answer")
         usage = finished.usage
