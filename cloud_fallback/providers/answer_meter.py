@@ -39,17 +39,22 @@ class AnswerMeter:
         if isinstance(part, ReasoningDelta):
             self._n_reasoning_bytes += n
 
-    def usage(self, reported: ProviderUsage | None, *, may_bill: bool) -> Usage:
-        """The provider's own count, or an estimate that is rather too high; *may_bill*: of the
-        prompt, too."""
-        if reported is None:
-            return Usage(
-                prompt_tokens=estimated_prompt_tokens(self._request) if may_bill else 0,
-                cached_tokens=0,
-                completion_tokens=_tokens(self._n_bytes),
-                reasoning_tokens=_tokens(self._n_reasoning_bytes),
-                estimated=True,
-            )
+    def estimate(self, counted: ProviderUsage | None, *, may_bill: bool) -> Usage:
+        """An estimate that is rather too high, for an answer that did not come to its end;
+        *counted*: what the provider had counted until then, unseen reasoning included. *may_bill*:
+        of the prompt, too."""
+        n_prompt = estimated_prompt_tokens(self._request) if may_bill else 0
+        counted = counted or ProviderUsage(prompt_tokens=n_prompt, completion_tokens=0)
+        return Usage(
+            prompt_tokens=counted.prompt_tokens,
+            cached_tokens=counted.cached_tokens,
+            completion_tokens=max(_tokens(self._n_bytes), counted.completion_tokens),
+            reasoning_tokens=max(_tokens(self._n_reasoning_bytes), counted.reasoning_tokens),
+            estimated=True,
+        )
+
+    def usage(self, reported: ProviderUsage) -> Usage:
+        """The provider's own count."""
         return Usage(
             prompt_tokens=reported.prompt_tokens,
             cached_tokens=reported.cached_tokens,

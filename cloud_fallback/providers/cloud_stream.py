@@ -66,6 +66,7 @@ class CloudStream:
         )
         self._meter = AnswerMeter(request, self._clock)
         self._stops = StopMatcher(())
+        self._decoder: Decoder | None = None
         self._n_bytes = 0
         self._was_refused = False
 
@@ -129,14 +130,14 @@ class CloudStream:
     # The answer.
 
     def _read(self, sent: HttpRequest, incoming: Incoming) -> Generator[EngineEvent]:
-        decoder = self._api.dialect.decoder(sent)
+        decoder = self._decoder = self._api.dialect.decoder(sent)
         frames = self._api.dialect.frames()
         self._stops = StopMatcher(tuple(s for s in self._request.stop if s not in sent.stop))
         try:
             yield from self._parts(incoming, decoder, frames)
         except Cancelled:
             raise
-        except HttpError:
+        except (HttpError, ProviderError):
             if not decoder.is_complete:  # else only the usage is lost
                 raise
         if self._stops.stopped is not None:
@@ -208,7 +209,11 @@ class CloudStream:
     def _finished(
         self, reason: FinishReason, *, end: End | None = None, stop: str | None = None
     ) -> Finished:
-        usage = self._meter.usage(end.usage if end else None, may_bill=self._may_bill)
+        if end is not None and end.usage is not None:
+            usage = self._meter.usage(end.usage)
+        else:
+            counted = None if self._decoder is None else self._decoder.usage
+            usage = self._meter.estimate(counted, may_bill=self._may_bill)
         return Finished(reason=reason, usage=usage, timings=self._meter.timings(), stop=stop)
 
     def _fail(self, error: HttpError) -> NoReturn:

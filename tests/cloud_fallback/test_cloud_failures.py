@@ -191,6 +191,28 @@ def test_a_whole_answer_is_not_lost_with_its_usage(
     assert (end_of(events).reason, end_of(events).usage.estimated) == ("stop", True)
 
 
+@pytest.mark.parametrize("told", ['"usage":{"prompt_tokens":-1}', '"error":{"code":"late"}'])
+def test_what_comes_after_the_end_does_not_undo_it(
+    fake: Fake, make_engine: MakeEngine, told: str
+) -> None:
+    """Another writer went on with an answer that was whole."""
+    fake.script(Act(raw=(*WHOLE, f"data: {{{told}}}\n\n")))
+    events = answer(make_engine())
+    assert text_of(events) == "Hello."
+    assert (end_of(events).reason, end_of(events).usage.estimated) == ("stop", True)
+
+
+def test_reasoning_that_was_counted_is_paid_where_we_end_the_answer(
+    fake: Fake, make_engine: MakeEngine
+) -> None:
+    counts = '{"promptTokenCount":11,"candidatesTokenCount":2,"thoughtsTokenCount":900}'
+    candidate = '{"content":{"parts":[{"text":"Hello, END"}]}}'
+    fake.script(Act(raw=(f'data: {{"candidates":[{candidate}],"usageMetadata":{counts}}}\n\n',)))
+    stops = ("1.", "2.", "3.", "4.", "5.", "END")  # the sixth is ours to find
+    usage = end_of(answer(make_engine("gemini"), stop=stops)).usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (11, 902, 900)
+
+
 @pytest.mark.parametrize("cut", ["fin", "reset"])
 def test_a_broken_connection_before_the_end_is_not_a_stop(
     fake: Fake, make_engine: MakeEngine, cut: Any
