@@ -135,6 +135,15 @@ def test_every_file_may_name_a_token_that_ends_an_answer(tmp_path: Path) -> None
     assert found.eos_text == "</s>"
 
 
+def test_a_negative_id_stands_for_no_token(tmp_path: Path) -> None:
+    """The worker ended with an internal error, or put the token -1 before a prompt."""
+    config = {"bos_token_id": -1, "eos_token_id": [-1, 7]}
+    files = folder(tmp_path, metaspace(), config=config, tokenizer_config={"add_bos_token": True})
+    found = opened(files)
+    assert found.eog_tokens == {7}
+    assert (found.add_bos, found.bos_text) == (False, "")
+
+
 @pytest.mark.parametrize("beside", ["<|return|>", "<|calls|>", None])
 def test_what_ends_a_part_of_an_answer_does_not_end_it(tmp_path: Path, beside: str | None) -> None:
     """gpt-oss in the ONNX format used to end with its reasoning."""

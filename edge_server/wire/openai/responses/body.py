@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta, Struct, to_builtins
 from msgspec.structs import replace
 
@@ -136,6 +137,7 @@ def plan(asked: AnswerRequest) -> AnswerPlan:
             owner=options.owner,
             body=b"",
             asked=items,
+            n_asked_bytes=len(msgspec.json.encode(items)),
             previous=body.previous_response_id,
             runs=is_background,
         ),

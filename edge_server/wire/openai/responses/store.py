@@ -24,6 +24,8 @@ class StoredResponse(Struct, frozen=True, kw_only=True):
     owner: str
     body: bytes
     asked: tuple[Item, ...]
+    n_asked_bytes: int = 0
+    """Of *asked* as JSON."""
     answered: tuple[Item, ...] = ()
     previous: str | None = None
     runs: bool = False
@@ -31,7 +33,7 @@ class StoredResponse(Struct, frozen=True, kw_only=True):
 
     @property
     def n_bytes(self) -> int:
-        return len(self.body) + len(msgspec.json.encode((self.asked, self.answered)))
+        return len(self.body) + self.n_asked_bytes + len(msgspec.json.encode(self.answered))
 
 
 class ResponseStore:
