@@ -90,7 +90,7 @@ def read_settings(files: OnnxModelFiles) -> ModelSettings:
         architecture=config.model_type or genai.type or "unknown",
         n_ctx_train=n_ctx or _N_CTX_UNKNOWN,
         n_vocab=config.vocab_size,
-        bos_id=next((i for i in bos_ids if i is not None), None),
+        bos_id=next((i for i in bos_ids if i is not None and i >= 0), None),
         eos_ids=_ids(genai.eos_token_id, generation.eos_token_id, config.eos_token_id),
         bos_text=_text(tokenizer.bos_token) or _text(special.bos_token),
         eos_text=_text(tokenizer.eos_token) or _text(special.eos_token),
@@ -104,10 +104,11 @@ def _read(files: OnnxModelFiles, name: str, kind: type[_T]) -> _T:
 
 
 def _ids(*found: int | list[int] | None) -> frozenset[int]:
+    """Those of *found*; a negative number stands for none."""
     ids: set[int] = set()
     for value in found:
         ids.update([value] if isinstance(value, int) else value or ())
-    return frozenset(ids)
+    return frozenset(i for i in ids if i >= 0)
 
 
 def _text(token: str | _TokenText | None) -> str:
