@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +272,20 @@ def test_what_is_nested_too_deeply_to_be_repeated_is_refused(
     body = f'{{"input": "x", "stream": {stream}, "tools": [{tool}]}}'
     headers = {"Content-Type": "application/json"}
     assert http.post("/v1/responses", content=body, headers=headers).status_code == 400
+
+
+def test_what_is_nested_so_deeply_that_it_is_just_read_breaks_no_stream(server: Server) -> None:
+    """It broke off at its end, where the size of what is kept was measured."""
+    head = {"Content-Type": "application/json"}
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+        for depth in range(960, 1000, 2):
+            item = f'{{"type": "mcp_call", "arguments": {"[" * depth}{"]" * depth}}}'
+            asked = f'[{{"role": "user", "content": "x"}}, {item}]'
+            body = f'{{"stream": true, "max_output_tokens": 1, "input": {asked}}}'
+            connection.request("POST", "/v1/responses", body, head)
+            response = connection.getresponse()
+            assert response.status in (200, 400)
+            assert response.read()
 
 
 @pytest.mark.parametrize(
