@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from spillover.models.errors import ModelFileError
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.runtime.backend import Tokens
 from spillover.runtime.engine import FimTokens
-from spillover.runtime.errors import ModelError
+from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.onnx.settings import ModelSettings
 from spillover.runtime.onnx.token_bytes import bytes_of_all
 from spillover.runtime.text.template_tags import PART_ENDS, TURN_ENDS
@@ -65,9 +65,7 @@ class OnnxTokenizer:
         return self._pieces
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
-        tokenizer = self._parsing if parse_special else self._plain
-        valid = text.encode("utf-8", "replace").decode()
-        ids = tokenizer.encode(valid, add_special_tokens=False).ids
+        ids = encoded(self._parsing if parse_special else self._plain, text).ids
         if add_special:
             ids = [*self._prefix, *ids, *self._suffix]
         return np.array(ids, dtype=np.int32)
@@ -102,8 +100,11 @@ class OnnxTokenizer:
     def _surroundings(self, settings: ModelSettings) -> tuple[list[int], list[int]]:
         """The tokens before and after a prompt: those in the settings, or else those of the
         tokenizer's own post-processor, without any that would end the prompt before its answer."""
-        inner = self._parsing.encode("a", add_special_tokens=False).ids
-        whole = self._parsing.encode("a", add_special_tokens=True).ids
+        try:
+            inner = encoded(self._parsing, "a").ids
+            whole = encoded(self._parsing, "a", add_special=True).ids
+        except InvalidRequest as error:
+            raise ModelError(str(error)) from error
         starts = [i for i in range(len(whole)) if whole[i : i + len(inner)] == inner]
         at = starts[0] if starts else 0
         before, after = whole[:at], whole[at + len(inner) :]
@@ -135,6 +136,16 @@ def parse_tokenizer(content: bytes, files: OnnxModelFiles) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def encoded(tokenizer: Tokenizer, text: str, *, add_special: bool = False) -> Encoding:
+    """Raises InvalidRequest for a text with what the vocabulary lacks, where it has no token for
+    that."""
+    valid = text.encode("utf-8", "replace").decode()
+    try:
+        return tokenizer.encode(valid, add_special_tokens=add_special)
+    except Exception as error:  # the library raises nothing narrower
+        raise InvalidRequest(f"the model's tokenizer cannot read the text: {error}") from error
 
 
 def _find_fim(id_of: Callable[[str], int | None]) -> FimTokens | None:

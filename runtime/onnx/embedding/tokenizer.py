@@ -9,7 +9,7 @@ from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.runtime.backend import Tokens
 from spillover.runtime.embedding.embedder import TokenizedInput
 from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.onnx.tokenizer import parse_tokenizer, read_tokenizer
+from spillover.runtime.onnx.tokenizer import encoded, parse_tokenizer, read_tokenizer
 
 _WORD_START = "\u2581"
 _CONTINUED = "##"
@@ -28,14 +28,14 @@ class EncoderTokenizer:
 
     def single(self, text: str, n_most: int | None) -> TokenizedInput:
         """*text* with what surrounds it, of at most *n_most* tokens."""
-        encoding = self._encoded(text)
+        encoding = encoded(self._plain, text)
         if n_most is not None:
             encoding.truncate(max(n_most - self._plain.num_special_tokens_to_add(False), 0))
         return _tokenized(self._plain.post_process(encoding, None, True))
 
     def pair(self, query: str, document: str, n_most: int | None) -> TokenizedInput:
         """A query and a document, which is cut if there are more than *n_most* tokens."""
-        first, second = self._encoded(query), self._encoded(document)
+        first, second = encoded(self._plain, query), encoded(self._plain, document)
         if n_most is not None:
             n_others = len(first.ids) + self._plain.num_special_tokens_to_add(True)
             if n_others >= n_most:
@@ -44,14 +44,9 @@ class EncoderTokenizer:
             second.truncate(n_most - n_others)
         return _tokenized(self._plain.post_process(first, second, True))
 
-    def _encoded(self, text: str) -> Encoding:
-        valid = text.encode("utf-8", "replace").decode()
-        return self._plain.encode(valid, add_special_tokens=False)
-
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
         tokenizer = self._parsing if parse_special else self._plain
-        valid = text.encode("utf-8", "replace").decode()
-        return np.array(tokenizer.encode(valid, add_special_tokens=add_special).ids, dtype=np.int32)
+        return np.array(encoded(tokenizer, text, add_special=add_special).ids, dtype=np.int32)
 
     def token_bytes(self, token: int) -> bytes:
         piece = self._plain.id_to_token(token)

@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from spillover.models.errors import ModelFileError
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.quantize.onnx_export.calibrated.tokens import N_CHUNK, tokens_of
-from spillover.runtime.errors import ModelError
+from spillover.runtime.errors import InvalidRequest, ModelError
 from spillover.runtime.onnx.settings import read_settings
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 
@@ -133,6 +133,16 @@ def test_every_file_may_name_a_token_that_ends_an_answer(tmp_path: Path) -> None
     assert other is not None
     assert not found.is_eog(other)
     assert found.eos_text == "</s>"
+
+
+def test_a_text_that_the_vocabulary_cannot_spell_is_refused(tmp_path: Path) -> None:
+    """It ended the worker, and interrupted all answers."""
+    tokenizer = Tokenizer(models.Unigram([("a", -1.0), ("\u2581", -2.0)]))
+    tokenizer.decoder = decoders.Metaspace()
+    found = opened(folder(tmp_path, tokenizer))
+    assert text_of(found, "a") == b"a"
+    with pytest.raises(InvalidRequest, match="tokenizer cannot read the text"):
+        text_of(found, "\u00e9")
 
 
 def test_a_negative_id_stands_for_no_token(tmp_path: Path) -> None:
