@@ -8,20 +8,26 @@ prints how many of them show every message of each shape of conversation.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from msgspec import Struct
 
 from spillover.runtime.chat.chat_template import ChatTemplate
+from spillover.runtime.chat.sandbox import GenerationBlock
 from spillover.runtime.errors import SpilloverError
 from spillover.runtime.request import Message, Tool, ToolCall
 
@@ -45,13 +51,66 @@ class Shape(Struct, frozen=True):
             )
         except SpilloverError as error:
             return str(error)
-        marks = set(re.findall(r"Mark\d", repr(self.messages)))
-        marks |= {tool.description for tool in self.tools}
-        if missing := sorted(mark for mark in marks if mark not in prompt):
+        if missing := self.missing(prompt):
             return f"lost {', '.join(missing)}"
         if self.continues and not prompt.endswith(self.messages[-1].content):
             return f"ends in {prompt[-20:]!r}"
         return None
+
+    def missing(self, prompt: str) -> list[str]:
+        """The marks that *prompt* does not show."""
+        marks = set(re.findall(r"Mark\d", repr(self.messages)))
+        marks |= {tool.description for tool in self.tools}
+        return sorted(mark for mark in marks if mark not in prompt)
+
+    def references(self, template: jinja2.Template) -> list[str]:
+        """The prompts of reference(source) that show all of it: with the arguments of calls as
+        objects, and as texts."""
+        prompts = []
+        for read in (json.loads, str) if self.tools else (str,):
+            values: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
+            values |= {"add_generation_prompt": True, "enable_thinking": True}
+            values |= {"date_string": datetime.now().strftime("%d %b %Y")}
+            values["messages"] = [_plain(message, read) for message in self.messages]
+            if self.tools:
+                values["tools"] = [_shown(tool) for tool in self.tools]
+            with contextlib.suppress(jinja2.TemplateError, TypeError):
+                prompts.append(template.render(values))
+        return [prompt for prompt in prompts if not self.missing(prompt)]
+
+
+def reference(source: str) -> jinja2.Template:
+    """The template in Jinja as Hugging Face's transformers sets it up."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationBlock]
+    )
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": datetime.now().strftime}
+    return environment.from_string(source)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _plain(message: Message, read: Callable[[str], Any]) -> dict[str, Any]:
+    """As OpenAI's API has it."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        fields["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": read(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    return fields | ({"tool_call_id": message.tool_call_id} if message.tool_call_id else {})
+
+
+def _shown(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": function}
 
 
 def _said(role: Any, content: str, *calls: ToolCall, **fields: Any) -> Message:

@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from tests.runtime.chat.real_templates import PACKAGE, SHAPES, opened, real_templates
+from spillover.runtime.chat.chat_template import ChatTemplate
+from tests.runtime.chat.real_templates import PACKAGE, SHAPES, opened, real_templates, reference
 
 NEEDS_MORE = {"fireworks-ai-llama-3-firefunction-v2"}
 """It wants the functions in a variable of its own, and fails without them on anything."""
@@ -60,6 +61,12 @@ FORMATS = {
 }
 
 
+SAME = ("plain", "system in the middle", "two systems", "one call", "two calls")
+OWN = {"CohereForAI-c4ai-command-r-plus-tool_use", "upstage-Solar-Open-100B"}
+"""The first one writes calls in a way that no parser knows, so that tools are explained in plain
+words; the second one wants shorter ids of calls."""
+
+
 @pytest.fixture(scope="module")
 def sources() -> dict[str, str]:
     try:
@@ -68,22 +75,43 @@ def sources() -> dict[str, str]:
         pytest.skip(f"NO REAL CHAT TEMPLATE WAS TRIED: {PACKAGE} cannot be downloaded: {error}")
 
 
-def test_real_templates_show_every_message(sources: dict[str, str]) -> None:
-    assert len(sources) > 50
+@pytest.fixture(scope="module")
+def templates(sources: dict[str, str]) -> dict[str, ChatTemplate]:
+    return {name: opened(source, name) for name, source in sources.items()}
+
+
+def test_real_templates_show_every_message(templates: dict[str, ChatTemplate]) -> None:
+    assert len(templates) > 50
     faults = {
         (name, shape_name): fault
-        for name, source in sources.items()
+        for name, template in templates.items()
         if name not in NEEDS_MORE
-        for template in [opened(source, name)]
         for shape_name, shape in SHAPES.items()
         if (fault := shape.fault(template)) is not None
     }
     assert faults == {}
 
 
-def test_real_templates_are_known_for_what_they_write(sources: dict[str, str]) -> None:
+def test_real_templates_are_known_for_what_they_write(templates: dict[str, ChatTemplate]) -> None:
     """XML between <tool_call> tags used to be taken for Hermes."""
-    found = {name: opened(source, name) for name, source in sources.items()}
     for name, format in FORMATS.items():
-        assert (name, found[name].tool_format.name) == (name, format)
-    assert not any("tool calls" in w for template in found.values() for w in template.warnings)
+        assert (name, templates[name].tool_format.name) == (name, format)
+    assert not any("tool calls" in w for template in templates.values() for w in template.warnings)
+
+
+def test_prompts_are_those_of_the_reference_renderer(
+    sources: dict[str, str], templates: dict[str, ChatTemplate]
+) -> None:
+    """Where it shows all of a conversation. What opens a call may be left to the model."""
+    n_equal, differing = 0, set()
+    for name, source in sources.items():
+        template, plain = templates[name], reference(source)
+        for shape in map(SHAPES.__getitem__, SAME):
+            if prompts := shape.references(plain):
+                ours = template.render(shape.messages, tools=shape.tools)
+                if {ours, ours + template.tool_format.opening} & set(prompts):
+                    n_equal += 1
+                else:
+                    differing.add(name)
+    assert differing == OWN
+    assert n_equal > 200
