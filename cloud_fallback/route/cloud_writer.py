@@ -47,7 +47,7 @@ class CloudWriter:
     ) -> Generator[StreamEvent, None, WriterEnd]:
         """See Writer."""
         assert stopped is not None, "the cloud only writes for a reason"
-        if not stopped.may_leave or not context.may_go_to_cloud:
+        if not stopped.may_leave or not context.may_continue(stopped):
             return stopped
         before = cause = stopped.cloud_error
         for n_retries in range(MAX_TRIES):

@@ -116,8 +116,19 @@ class RequestContext:
     def may_go_to_cloud(self) -> bool:
         """Whether a provider could still continue: half a tool call can be neither continued nor
         taken back."""
+        return self._may_go(self.answer.remaining_tokens)
+
+    def may_continue(self, stopped: Stopped) -> bool:
+        """Whether one could after *stopped*. An answer that has all of max_tokens is over, unless
+        the user is asked for another one, and the client takes it back."""
         answer = self.answer
-        is_over = answer.began_tool_call or answer.remaining_tokens == 0
+        takes_back = self.must_ask and self.options.may_replace
+        n_bad = stopped.bad_chars if takes_back else 0
+        return self._may_go(answer.tokens_left(answer.n_chars - n_bad))
+
+    def _may_go(self, tokens_left: int | None) -> bool:
+        answer = self.answer
+        is_over = answer.began_tool_call or tokens_left == 0
         return not is_over and answer.n_handoffs < self.resources.settings.max_handoffs
 
     @property
@@ -229,7 +240,9 @@ class RequestContext:
                 reasoning_reserve=provider.settings.reasoning_reserve,
             )
 
-        plan = within(self.answer.remaining_tokens)
+        left = self.answer.remaining_tokens
+        # At first as if something were left: what is taken back is only known then.
+        plan = within(None if left is None else max(left, 1))
         return within(self.answer.tokens_left(plan.keep_chars)) if plan.takes_back else plan
 
     def joint(

@@ -69,20 +69,22 @@ def end_of_local(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> threading.Event
     return ended
 
 
-def test_text_that_was_held_back_takes_nothing_from_max_tokens(
-    make_desk: MakeDesk, fake: Fake, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", [RouteOptions(), REPLACING], ids=["held", "taken back"])
+def test_text_that_is_not_kept_takes_nothing_from_max_tokens(
+    make_desk: MakeDesk, fake: Fake, monkeypatch: pytest.MonkeyPatch, options: RouteOptions
 ) -> None:
-    """The provider's answer was cut, or it was not asked any more."""
+    """The provider's answer was cut, or it was not asked any more in spite of the yes."""
     fake.script(Act(text="A tale of the cloud's own."))
     desk = make_desk(fake, fallback="ask", settings=ASKING, policy=CLOUDS)
     ended = end_of_local(desk, monkeypatch)
-    _id, stream = desk.start(ask(FOX, max_tokens=20, ignore_eos=True))
+    _id, stream = desk.start(ask(FOX, max_tokens=20, ignore_eos=True), options)
     events: list[StreamEvent] = []
     for event in stream:
         events.append(event)
         if isinstance(event, ConsentAsked):
             assert ended.wait(60)
             desk.router.consent(event.id, True)
+    assert replies(events) == [True]
     assert text(events) == "A tale of the cloud's own."
     assert end(events).reason == "stop"
 
