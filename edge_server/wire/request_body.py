@@ -160,7 +160,10 @@ def model_named(body: bytes) -> str:
     """The model that *body* names; "" if it names none, or is none that can be read."""
     try:
         name = decoder_of(_Named).decode(body.removeprefix(codecs.BOM_UTF8)).model
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except msgspec.DecodeError:
+        whole = without_halves(body)
+        return "" if whole == body else model_named(whole)
+    except (UnicodeDecodeError, RecursionError):
         return ""
     return name if isinstance(name, str) else ""
 

@@ -13,7 +13,7 @@ from msgspec import structs
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.llama_cpp.objects import timings
 from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
-from spillover.edge_server.wire.request_body import decode
+from spillover.edge_server.wire.request_body import decode, model_named
 from spillover.runtime.events import Finished, Measures, Timings, Usage
 from spillover.runtime.request import AnswerDefaults
 
@@ -70,6 +70,14 @@ def test_half_a_pair_is_one_unknown_character(text: bytes, content: str) -> None
 def test_half_a_body_is_an_error(raw: bytes) -> None:
     with pytest.raises(WireError, match="JSON"):
         content_of(raw)
+
+
+@pytest.mark.parametrize("text", [rb"cut \ud83d", b"whole"])
+def test_the_model_is_found_beside_any_text(text: bytes) -> None:
+    """Beside half a pair another model answered."""
+    body = b'{"messages":[{"role":"user","content":"%b"}],"model":"small"}' % text
+    assert model_named(body) == "small"
+    assert model_named(body[:-1]) == ""
 
 
 def test_a_byte_order_mark_is_read_over() -> None:
