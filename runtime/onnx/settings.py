@@ -12,7 +12,7 @@ from spillover.models.small_files import decode_json
 
 _N_CTX_UNKNOWN = 4096
 _LONGEST_CONTEXT = 1 << 24
-"""model_max_length is 1e30 where it was unknown."""
+"""model_max_length is 1e30, or -1, where it was unknown."""
 
 _Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Id: TypeAlias = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
@@ -83,7 +83,7 @@ def read_settings(files: OnnxModelFiles) -> ModelSettings:
     special = _read(files, "special_tokens_map.json", _TokenizerConfig)
     genai = _read(files, "genai_config.json", _GenaiConfig).model
     n_ctx = config.max_position_embeddings or config.n_positions or genai.context_length
-    if n_ctx is None and (tokenizer.model_max_length or 0) < _LONGEST_CONTEXT:
+    if n_ctx is None and 1 <= (tokenizer.model_max_length or 0) < _LONGEST_CONTEXT:
         n_ctx = int(tokenizer.model_max_length or 0)
     bos_ids = (genai.bos_token_id, generation.bos_token_id, config.bos_token_id)
     return ModelSettings(

@@ -82,7 +82,7 @@ def read_embedding_settings(files: OnnxModelFiles) -> EmbeddingSettings:
     if n_positions and any(part in config.model_type for part in _PADDED_POSITIONS):
         n_positions = max(n_positions - 2, 1)
     known = [n for n in (longest, n_positions) if n]
-    if not known and told is not None and told < 1 << 24:
+    if not known and told is not None and 1 <= told < 1 << 24:
         known = [int(told)]
     modules = _modules(files)
     kinds = [module.type.rpartition(".")[2] for module in modules]

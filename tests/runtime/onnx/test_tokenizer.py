@@ -15,6 +15,7 @@ from spillover.models.errors import ModelFileError
 from spillover.models.onnx_folder import OnnxModelFiles
 from spillover.quantize.onnx_export.calibrated.tokens import N_CHUNK, tokens_of
 from spillover.runtime.errors import InvalidRequest, ModelError
+from spillover.runtime.onnx.embedding.settings import read_embedding_settings
 from spillover.runtime.onnx.settings import read_settings
 from spillover.runtime.onnx.tokenizer import OnnxTokenizer
 
@@ -183,9 +184,12 @@ def test_a_chat_template_is_found_in_its_places(tmp_path: Path, place: str) -> N
     assert settings.chat_template == "wanted"
 
 
-def test_an_absurd_context_length_is_not_believed(tmp_path: Path) -> None:
-    files = folder(tmp_path, metaspace(), tokenizer_config={"model_max_length": 10**30})
+@pytest.mark.parametrize("length", [10**30, -1])
+def test_an_absurd_context_length_is_not_believed(tmp_path: Path, length: int) -> None:
+    """Of -1 tokens a model had no context, and a model of vectors refused every input."""
+    files = folder(tmp_path, metaspace(), tokenizer_config={"model_max_length": length})
     assert read_settings(files).n_ctx_train == 4096
+    assert read_embedding_settings(files).n_ctx_train == 512
 
 
 @pytest.mark.parametrize(
