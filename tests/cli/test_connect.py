@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from spillover.cloud_fallback.privacy.standing import FILE_NAME, StandingConsents
 from spillover.cloud_fallback.providers.companies import COMPANIES
 from spillover.cloud_fallback.providers.keys import Keys
 from spillover.cloud_fallback.providers.settings import ProviderSettings
@@ -100,7 +101,11 @@ def test_a_second_time_changes_nothing_and_remove_undoes_it(place: Place, fake: 
     code, said = place.connect(fake.url, "--model", "other")
     assert code == 2
     assert "choose another --name" in said
-    assert place.connect("127.0.0.1", "--remove")[0] == 0
+    standing = StandingConsents(Path(os.environ["SPILLOVER_DATA_DIR"]) / FILE_NAME)
+    standing.decide("", "127.0.0.1", granted=True)
+    code, said = place.connect("127.0.0.1", "--remove")
+    assert (code, standing.all()) == (0, [])
+    assert "is forgotten" in said
     assert place.content == {}
     assert place.connect("127.0.0.1", "--remove")[0] == 0
     assert "has no provider gone: nothing" in place.connect("gone", "--remove")[1]

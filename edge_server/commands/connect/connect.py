@@ -15,6 +15,7 @@ import msgspec
 
 from spillover.cloud_fallback.errors import AuthFailed, ProviderError
 from spillover.cloud_fallback.http.client import Http
+from spillover.cloud_fallback.privacy.standing import FILE_NAME, StandingConsents
 from spillover.cloud_fallback.providers.build import build_engine
 from spillover.cloud_fallback.providers.cloud_engine import CloudEngine
 from spillover.cloud_fallback.providers.inquiry import ServerFacts
@@ -89,7 +90,7 @@ def command(
     fields = {"name": name, "dialect": dialect, "model": model, "key_variable": key_variable}
     if remove:
         gone = name or _name_of(target, known)
-        _remove(file, text, gone, known, only_print=only_print)
+        _remove(file, text, gone, cloud, only_print=only_print)
         return
     wanted = known.get(target) or provider_at(target, **fields)
     if (prices := _prices(input_usd, output_usd)) is not None:
@@ -256,10 +257,8 @@ def _name_of(target: str, known: dict[str, ProviderSettings]) -> str:
         return target
 
 
-def _remove(
-    file: Path, text: str, name: str, known: dict[str, ProviderSettings], *, only_print: bool
-) -> None:
-    if name not in known:
+def _remove(file: Path, text: str, name: str, cloud: CloudSettings, *, only_print: bool) -> None:
+    if name not in {provider.name for provider in cloud.providers}:
         print_note(f"{file} has no provider {name}: nothing was changed")
         return
     new_text = provider_tables.removed(text, name)
@@ -271,3 +270,6 @@ def _remove(
     print_note(f"{file} has {name} no more")
     if Keys(os.environ).is_stored(name):
         print_note(f"its key stays in the keyring: spillover keys delete {name}")
+    # The next provider of that name may be another machine, to which nobody has agreed.
+    if StandingConsents(cloud.folder / FILE_NAME).forget(name):
+        print_note("what was decided for good about its answers is forgotten")
