@@ -337,7 +337,18 @@ def test_an_address_tells_the_rest(target: str, name: str, dialect: str, address
 
 
 @pytest.mark.parametrize(
-    "target", ["", "opnai", "http://", "ftp://box/", "http://8.8.8.8/v1", "a b:1", "azure"]
+    "target",
+    [
+        "",
+        "opnai",
+        "http://",
+        "ftp://box/",
+        "http://8.8.8.8/v1",
+        "a b:1",
+        "azure",
+        "http://[::1",
+        "[::1",
+    ],
 )
 def test_what_is_no_address_is_refused(target: str) -> None:
     with pytest.raises(ConfigError):

@@ -25,6 +25,10 @@ def provider_at(
     if name and not re.fullmatch(_NAME, name):
         raise ConfigError(f"{name!r} is no name of a provider: use letters, digits, ., _ and -")
     company = COMPANIES.get(target)
+    try:
+        urlsplit(target if "://" in target else f"//{target}")
+    except ValueError as error:  # such as a bracket without its partner
+        raise ConfigError(f"{target!r} is no address: {error}") from error
     fields: dict[str, Any] = {"model": model or (company.first_model if company else "")}
     if company is not None:
         fields |= {"name": name or target, "dialect": dialect or target}
