@@ -35,7 +35,7 @@ def command(forget: str | None, forget_all: bool, as_json: bool, config_flag: Pa
     if as_json:
         print_json(decisions)
     elif not decisions:
-        print_result("nothing is decided for good: each answer asks")
+        print_result("nothing is decided for good")
     for decision in decisions if not as_json else ():
         word = "always" if decision.granted else "never"
         whose = f" (answers of {decision.owner})" if decision.owner else ""
