@@ -79,6 +79,7 @@ def _route(context: RequestContext) -> Generator[StreamEvent]:
             return
         end = yield from writer.write(context, stopped)
         if isinstance(end, Complete):
+            yield from context.end_question()  # one that nobody could wait for any more
             yield end.finished
             return
         stopped = end

@@ -54,7 +54,9 @@ signal.pause()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("home"), "--api-key", KEY)
+    server = Server(
+        tmp_path_factory.mktemp("home"), "--api-key", KEY, "--alias", "storyteller, house"
+    )
     yield server
     assert server.stop() == 0
 
@@ -113,6 +115,17 @@ def test_a_client_that_reads_its_environment_finds_the_endpoint(
     said, errors = process.communicate(timeout=120)
     assert (process.returncode, said.strip()) == (0, "storyteller"), errors
     assert "works well from" in errors  # the bundled model has a context of 1,024 tokens
+
+
+def test_another_name_of_a_model_may_be_asked_for(
+    server: Server, install: Install, tmp_path: Path
+) -> None:
+    """There was no such model, it said."""
+    install("claude", TELLS)
+    assert cli.run(["launch", "claude", "--url", server.url, "--model", "house"]) == 7
+    environment = told(tmp_path)["environment"]
+    assert environment["ANTHROPIC_MODEL"] == "house"
+    assert environment["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "1024"
 
 
 def test_no_other_cloud_of_the_users_is_asked(
