@@ -195,6 +195,16 @@ def test_an_address_where_nothing_listens_is_named(place: Place, fake: Fake) -> 
     assert f"127.0.0.1 at {fake.url}/v1: the connection was refused" in said
 
 
+def test_of_a_spillover_the_model_is_taken_that_it_serves(place: Place, fake: Fake) -> None:
+    """It lists the bundled models, too, so that its address alone was never enough."""
+    models = [{"id": name, "owned_by": "spillover"} for name in ("tales", "storyteller")]
+    fake.show({"/v1/models": Page(body=json.dumps({"data": models}))})
+    fake.script(Act(text="ready"))
+    code, said = place.connect(fake.url)
+    assert code == 0, said
+    assert place.content["provider"][0]["model"] == "tales"
+
+
 def test_where_there_is_a_choice_of_models_they_are_listed(place: Place, fake: Fake) -> None:
     fake.show({"/v1/models": Page(body=json.dumps({"data": [{"id": "b"}, {"id": "a"}]}))})
     code, said = place.connect(fake.url)

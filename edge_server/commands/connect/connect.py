@@ -52,7 +52,11 @@ _USD = FiniteRange(0, 1_000_000)
 
 @click.command("connect", epilog=_EPILOG)
 @click.argument("target", metavar="URL|COMPANY")
-@click.option("--model", default="", help="The provider's model.  [default: its only one]")
+@click.option(
+    "--model",
+    default="",
+    help="The provider's model.  [default: its only one, or a Spillover's first]",
+)
 @click.option("--name", default="", help="What to call it.  [default: by its address]")
 @click.option("--dialect", default="", help="Its wire format.  [default: told by the address]")
 @click.option("--key-variable", default="", help="Variable with its key.  [default: the usual]")

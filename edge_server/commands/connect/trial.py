@@ -36,13 +36,15 @@ class Trial(Struct, frozen=True, kw_only=True):
 
 
 def with_model(settings: ProviderSettings, facts: ServerFacts | None) -> ProviderSettings:
-    """*settings* with what the server says: its only model, if none was named, and its context.
+    """*settings* with what the server says: its only model, or the first one of a Spillover, which
+    is the one that it serves, if none was named; and its context.
 
     Raises ConfigError, which lists the models, where there is a choice.
     """
     models = {model.name: model for model in facts.models} if facts is not None else {}
     if settings.model == ANY_MODEL:
-        if len(models) != 1:
+        is_spillover = facts is not None and facts.kind == "spillover"
+        if len(models) != 1 and not (models and is_spillover):
             if not models:
                 raise ConfigError(
                     f"{settings.address}: it lists no models: is it the right address? choose one "
