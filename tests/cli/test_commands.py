@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -249,6 +250,18 @@ def test_the_documentation_lists_every_setting_as_it_is() -> None:
         head = table.partition("\n")[0]
         found = head + text.partition(head)[2].partition("\n\n")[0]
         assert found == table, "put what `spillover config --markdown` prints into the docs"
+
+
+def test_a_chat_has_no_log_in_its_answers_unless_somebody_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was found out about the engines meanwhile stood in the middle of an answer."""
+    log = logging.getLogger("spillover")
+    monkeypatch.setattr(log, "level", log.level)
+    for wanted, level in (("info", logging.WARNING), ("debug", logging.DEBUG)):
+        monkeypatch.setenv("SPILLOVER_LOG_LEVEL", wanted)
+        assert cli.run(["chat", "gone.gguf"]) == 1
+        assert log.level == level
 
 
 def test_the_curl_line_survives_a_shell() -> None:

@@ -34,6 +34,7 @@ from spillover.edge_server.commands.output import (
 )
 from spillover.edge_server.commands.routed import RoutedEngine, routed_conversation
 from spillover.edge_server.commands.terminal.keyboard import unseen_typing
+from spillover.edge_server.logs import log_to_stderr
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ContextOverflow, EngineClosed, SpilloverError, WorkerDied
 from spillover.runtime.events import Delta, Finished, Origin, ReasoningDelta
@@ -57,6 +58,8 @@ _FULL = (
 def command(system: str, config_flag: Path | None, **flags: Any) -> int:
     """Chat with MODEL (default: the one pulled last, or the bundled one)."""
     settings = load_config(flags, config_flag).settings
+    if settings.log_level == "info":
+        log_to_stderr("warning")  # it would stand in the middle of an answer
     with (
         routed_conversation(settings) as engine,
         comparing_in_background(Path(engine.card.path), default_options(settings)),
