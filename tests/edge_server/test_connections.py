@@ -17,6 +17,7 @@ import pytest
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import all_idle, states, wait_until
+from tests.edge_server.raw_http import connect, post, rest_of
 from tests.edge_server.story import STORY
 
 ENDLESS: dict[str, Any] = {"messages": STORY, "ignore_eos": True, "stream": True}
@@ -56,24 +57,6 @@ def patient_http(patient: Server) -> Iterator[httpx.Client]:
         yield http
 
 
-def connect(server: Server, receive_bytes: int | None = None) -> socket.socket:
-    sock = socket.socket()
-    if receive_bytes is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    sock.settimeout(60)
-    sock.connect(("127.0.0.1", server.port))
-    return sock
-
-
-def post(path: str, body: dict[str, Any]) -> bytes:
-    content = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n"
-    )
-    return head.encode() + content
-
-
 def ask_for_health(sock: socket.socket) -> None:
     """Send a request and read its whole answer."""
     sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -82,17 +65,6 @@ def ask_for_health(sock: socket.socket) -> None:
         part = sock.recv(65536)
         assert part, "the connection was closed"
         received += part
-
-
-def rest_of(sock: socket.socket) -> bytes:
-    """All that comes until the other side ends or cuts the connection."""
-    received = b""
-    try:
-        while part := sock.recv(65536):
-            received += part
-    except ConnectionResetError:
-        pass
-    return received
 
 
 def test_a_client_that_takes_no_bytes_is_cut_off(strict: Server, http: httpx.Client) -> None:

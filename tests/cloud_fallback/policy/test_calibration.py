@@ -8,27 +8,11 @@ import msgspec
 import pytest
 
 from spillover.cloud_fallback.policy.calibration import (
-    Calibration,
     find_calibration,
     fingerprint,
     write_calibration,
 )
-from tests.answers import FAKE_CARD
-
-CARD = msgspec.structs.replace(FAKE_CARD, name="tiny/../model")
-
-
-def calibration(**changes: object) -> Calibration:
-    base = Calibration(
-        model="tiny/../model",
-        fingerprint=fingerprint(CARD),
-        features=("mean_64",),
-        means=(0.0,),
-        scales=(1.0,),
-        weights=(-1.0,),
-        bias=0.0,
-    )
-    return msgspec.structs.replace(base, **changes)
+from tests.cloud_fallback.policy.calibrations import CARD, calibration
 
 
 def changed(**changes: object) -> bytes:

@@ -18,7 +18,7 @@ from spillover.cloud_fallback.policy.settings import PolicySettings, PromptRule
 from spillover.cloud_fallback.policy.watch import Watch
 from spillover.runtime.errors import InvalidRequest
 from tests.cloud_fallback.policy.answers import FakeClock, asked, finished, prose, token
-from tests.cloud_fallback.policy.test_calibration import CARD, calibration
+from tests.cloud_fallback.policy.calibrations import CARD, calibration
 
 
 def test_the_first_threshold_is_cautious_and_then_a_quantile(tmp_path: Path) -> None:

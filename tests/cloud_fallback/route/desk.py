@@ -15,14 +15,15 @@ from spillover.cloud_fallback.policy.sensors import DeviceReading, Sensors
 from spillover.cloud_fallback.policy.settings import PolicySettings
 from spillover.cloud_fallback.privacy.settings import PrivacySettings
 from spillover.cloud_fallback.providers.settings import ProviderSettings
-from spillover.cloud_fallback.route.allowed import Fallback
+from spillover.cloud_fallback.route.allowed import Fallback, Routing
 from spillover.cloud_fallback.route.cloud_settings import CloudSettings
 from spillover.cloud_fallback.route.resources import RouteResources
 from spillover.cloud_fallback.route.router import Router
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetSettings
 from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.events import Delta, Finished
+from spillover.runtime.errors import EngineError
+from spillover.runtime.events import Delta, EngineEvent, Finished
 from spillover.runtime.hosting.hosted_model import HostedModel
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import GenerationRequest
@@ -41,6 +42,16 @@ DOUBTS: dict[str, Any] = {
     "hold_s": 600,
 }
 """Nearly all is kept back, and nothing is handed over for it."""
+
+IN_CLOUD = RouteOptions(routing=Routing(prefer="cloud"))
+DIALECTS: dict[str, dict[str, Any]] = {
+    "openai": {"dialect": "openai"},
+    "azure": {"dialect": "azure", "api_version": "2024-10-21", "deployment": "deployed"},
+    "anthropic": {"dialect": "anthropic", "model": "claude-opus-4-6"},
+    "gemini": {"dialect": "gemini", "model": "gemini-3.6-flash"},
+    "cohere": {"dialect": "cohere"},
+    "bedrock": {"dialect": "bedrock"},
+}
 
 OUT_OF_MEMORY = DeviceReading(memory_total_bytes=100, memory_available_bytes=1)
 MUCH_MEMORY = DeviceReading(memory_total_bytes=100, memory_available_bytes=90)
@@ -178,3 +189,27 @@ def looping(engine: LocalEngine, **fields: Any) -> GenerationRequest:
     """A request whose local answer is one word again and again."""
     (word,) = engine.tokenize(" fox", add_special=False, parse_special=False)
     return ask(sampling=Sampling(temperature=0, logit_bias={word: 100.0}), **fields)
+
+
+class Breaking:
+    """The engine, which breaks after so much text."""
+
+    n_deltas = 60
+
+    def __init__(self, engine: LocalEngine, error: Exception | None = None) -> None:
+        self._engine = engine
+        self._error = error or EngineError("the worker died too often")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation | None = None
+    ) -> Generator[EngineEvent]:
+        n_deltas = 0
+        with closing(self._engine.stream(request, cancellation)) as events:
+            for event in events:
+                n_deltas += isinstance(event, Delta)
+                if n_deltas > self.n_deltas:
+                    raise self._error
+                yield event

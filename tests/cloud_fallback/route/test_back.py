@@ -16,9 +16,18 @@ from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.request import Regex
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
-from tests.cloud_fallback.route.desk import Desk, end, handoffs, joined, long, provider, seams, text
-from tests.cloud_fallback.route.test_held_at_an_error import Breaking
-from tests.cloud_fallback.route.test_manners import DIALECTS
+from tests.cloud_fallback.route.desk import (
+    DIALECTS,
+    Breaking,
+    Desk,
+    end,
+    handoffs,
+    joined,
+    long,
+    provider,
+    seams,
+    text,
+)
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 

@@ -21,6 +21,7 @@ from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (
     CALM,
+    IN_CLOUD,
     OUT_OF_MEMORY,
     Desk,
     end,
@@ -32,7 +33,6 @@ from tests.cloud_fallback.route.desk import (
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
-IN_CLOUD = RouteOptions(routing=Routing(prefer="cloud"))
 KEYLESS = ProviderSettings(
     name="far", dialect="openai", model="m", base_url="https://api.example/v1", key_variable="GONE"
 )

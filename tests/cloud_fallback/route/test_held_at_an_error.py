@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from spillover.cloud_fallback.policy.settings import PolicySettings
-from spillover.runtime.cancellation import Cancellation
-from spillover.runtime.errors import EngineError, InvalidRequest
+from spillover.runtime.errors import InvalidRequest
 from spillover.runtime.events import Delta, EngineEvent
 from spillover.runtime.local_engine import LocalEngine
-from spillover.runtime.request import GenerationRequest
 from tests.cloud_fallback.route.desk import (
     CALM,
     DOUBTS,
+    Breaking,
     Desk,
     end,
     handoffs,
@@ -27,30 +26,6 @@ from tests.cloud_fallback.route.desk import (
 )
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
-
-N_DELTAS = 60
-
-
-class Breaking:
-    """The engine, which breaks after so much text."""
-
-    def __init__(self, engine: LocalEngine, error: Exception | None = None) -> None:
-        self._engine = engine
-        self._error = error or EngineError("the worker died too often")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def stream(
-        self, request: GenerationRequest, cancellation: Cancellation | None = None
-    ) -> Generator[EngineEvent]:
-        n_deltas = 0
-        with closing(self._engine.stream(request, cancellation)) as events:
-            for event in events:
-                n_deltas += isinstance(event, Delta)
-                if n_deltas > N_DELTAS:
-                    raise self._error
-                yield event
 
 
 @pytest.fixture
@@ -76,7 +51,7 @@ def said(engine: LocalEngine, make_breaking: Callable[..., Desk]) -> str:
     with closing(engine.stream(request)) as stream:
         for event in stream:
             events.append(event)
-            if sum(isinstance(event, Delta) for event in events) == N_DELTAS:
+            if sum(isinstance(event, Delta) for event in events) == Breaking.n_deltas:
                 break
     return text(events)
 

@@ -14,8 +14,7 @@ from spillover.cloud_fallback.route.settings import RouteSettings
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
-from tests.cloud_fallback.route.desk import handoffs, long, seams, text
-from tests.cloud_fallback.route.test_failures_shown import IN_CLOUD
+from tests.cloud_fallback.route.desk import IN_CLOUD, handoffs, long, seams, text
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Page
 

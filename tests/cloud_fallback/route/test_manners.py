@@ -15,6 +15,7 @@ from tests.answers import REST, ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (
     CALM,
+    DIALECTS,
     OUT_OF_MEMORY,
     Desk,
     end,
@@ -27,15 +28,6 @@ from tests.cloud_fallback.route.desk import (
 )
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
-
-DIALECTS: dict[str, dict[str, Any]] = {
-    "openai": {"dialect": "openai"},
-    "azure": {"dialect": "azure", "api_version": "2024-10-21", "deployment": "deployed"},
-    "anthropic": {"dialect": "anthropic", "model": "claude-opus-4-6"},
-    "gemini": {"dialect": "gemini", "model": "gemini-3.6-flash"},
-    "cohere": {"dialect": "cohere"},
-    "bedrock": {"dialect": "bedrock"},
-}
 
 
 @pytest.mark.parametrize("cut_at", [25, 60, 61, 62, 63, 130])

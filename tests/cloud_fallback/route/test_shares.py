@@ -17,6 +17,7 @@ from spillover.runtime.request import JsonSchema
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (
     CALM,
+    Breaking,
     Desk,
     end,
     handoffs,
@@ -24,7 +25,6 @@ from tests.cloud_fallback.route.desk import (
     provider,
     text,
 )
-from tests.cloud_fallback.route.test_held_at_an_error import Breaking
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 

@@ -18,6 +18,7 @@ from tests.answers import ask
 from tests.cloud_fallback.route.conftest import MakeDesk
 from tests.cloud_fallback.route.desk import (
     CALM,
+    DIALECTS,
     OUT_OF_MEMORY,
     Desk,
     end,
@@ -27,7 +28,6 @@ from tests.cloud_fallback.route.desk import (
     provider,
     text,
 )
-from tests.cloud_fallback.route.test_manners import DIALECTS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, ToolCall
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import re
 
+from hypothesis import strategies as st
+
 from spillover.cloud_fallback.events import Replace
-from spillover.cloud_fallback.seam.continuation import Continuation
+from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.cloud_fallback.seam.machine import SeamMachine
+from spillover.runtime.request import GenerationRequest, Message
 
 PROSE = (
     "The quick brown fox jumps over the lazy dog. It wasn't a sunny day – nobody “knew” what would "
@@ -150,3 +153,18 @@ class Client:
         self.take(self.seam.end())
         assert self.seam.settled is not None
         return self.text
+
+
+ASKED = GenerationRequest(messages=(Message(role="user", content="Tell me about the fox."),))
+SIZES = st.lists(st.integers(1, 30), max_size=6)
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> tuple[str, int]:
+    """A text of the corpus and a place in it."""
+    answer = ALL[draw(st.sampled_from(sorted(ALL)))]
+    return answer, draw(st.integers(0, len(answer)))
+
+
+def planned(answer: str, cut: int, *, can_replace: bool = False) -> Continuation:
+    return plan_continuation(ASKED, answer[:cut], can_replace=can_replace)

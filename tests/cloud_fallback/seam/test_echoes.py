@@ -9,8 +9,18 @@ from hypothesis import strategies as st
 from spillover.cloud_fallback.events import Replace
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.cloud_fallback.seam.machine import SeamMachine
-from tests.cloud_fallback.seam.corpus import ALL, CHINESE, CHORUS, CODE, PROSE, Client
-from tests.cloud_fallback.seam.test_joins import ASKED, SIZES, cuts, planned
+from tests.cloud_fallback.seam.corpus import (
+    ALL,
+    ASKED,
+    CHINESE,
+    CHORUS,
+    CODE,
+    PROSE,
+    SIZES,
+    Client,
+    cuts,
+    planned,
+)
 
 AT = PROSE.index("valley.") + 3
 

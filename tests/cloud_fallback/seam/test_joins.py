@@ -8,23 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
-from spillover.runtime.request import GenerationRequest, Message
-from tests.cloud_fallback.seam.corpus import ALL, ECHOES, PREAMBLES, Client
-
-ASKED = GenerationRequest(messages=(Message(role="user", content="Tell me about the fox."),))
-SIZES = st.lists(st.integers(1, 30), max_size=6)
-
-
-@st.composite
-def cuts(draw: st.DrawFn) -> tuple[str, int]:
-    """A text of the corpus and a place in it."""
-    answer = ALL[draw(st.sampled_from(sorted(ALL)))]
-    return answer, draw(st.integers(0, len(answer)))
-
-
-def planned(answer: str, cut: int, *, can_replace: bool = False) -> Continuation:
-    return plan_continuation(ASKED, answer[:cut], can_replace=can_replace)
+from spillover.cloud_fallback.seam.continuation import Continuation
+from tests.cloud_fallback.seam.corpus import ALL, ECHOES, PREAMBLES, SIZES, Client, cuts, planned
 
 
 def echo_of(plan: Continuation, answer: str, echo: Callable[[str], str], preamble: str) -> str:

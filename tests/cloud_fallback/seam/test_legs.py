@@ -14,8 +14,7 @@ from spillover.cloud_fallback.seam.continuation import Continuation, plan_contin
 from spillover.cloud_fallback.seam.limits import VisibleLimit
 from spillover.cloud_fallback.seam.machine import SeamMachine
 from spillover.runtime.events import Origin
-from tests.cloud_fallback.seam.corpus import ALL, ECHOES, PREAMBLES, PROSE, pieces_of
-from tests.cloud_fallback.seam.test_joins import ASKED, SIZES
+from tests.cloud_fallback.seam.corpus import ALL, ASKED, ECHOES, PREAMBLES, PROSE, SIZES, pieces_of
 
 
 class Answer:

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from spillover.cloud_fallback.errors import CannotContinue, SeamFailed
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.runtime.request import GenerationRequest, JsonObject, Message, Regex
-from tests.cloud_fallback.seam.corpus import DOCUMENT, Client
-from tests.cloud_fallback.seam.test_joins import SIZES
+from tests.cloud_fallback.seam.corpus import DOCUMENT, SIZES, Client
 
 ASKED = GenerationRequest(
     messages=(Message(role="user", content="Describe the fox as JSON."),),

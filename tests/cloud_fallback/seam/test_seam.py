@@ -11,8 +11,7 @@ from spillover.cloud_fallback.seam.machine import HOLD_S, SeamMachine
 from spillover.cloud_fallback.seam.preamble import may_be_talk, talk_length
 from spillover.cloud_fallback.seam.repair import repaired
 from spillover.cloud_fallback.seam.stages import Splice, Unwrapped
-from tests.cloud_fallback.seam.corpus import CODE, PROSE, pieces_of
-from tests.cloud_fallback.seam.test_joins import ASKED, SIZES
+from tests.cloud_fallback.seam.corpus import ASKED, CODE, PROSE, SIZES, pieces_of
 
 SAID = PROSE[: PROSE.index("the valley")]
 REST = PROSE[len(SAID) :]

@@ -9,8 +9,7 @@ import pytest
 
 from spillover.cloud_fallback.seam.continuation import Continuation, plan_continuation
 from spillover.runtime.text.folding import fold
-from tests.cloud_fallback.seam.corpus import Client
-from tests.cloud_fallback.seam.test_joins import ASKED
+from tests.cloud_fallback.seam.corpus import ASKED, Client
 from tests.cloud_fallback.seam.texts import TEXTS
 from tests.cloud_fallback.seam.writers import ECHOING, MISSPELLING, SILENT, STRANGE, Writer
 

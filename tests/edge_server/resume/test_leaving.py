@@ -14,6 +14,7 @@ import pytest
 
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import wait_until
+from tests.edge_server.raw_http import connect, post, rest_of
 from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.connecting import (
     CHAT,
@@ -26,7 +27,6 @@ from tests.edge_server.resume.connecting import (
     take_up,
 )
 from tests.edge_server.story import STORY
-from tests.edge_server.test_connections import connect, post, rest_of
 
 MINE, YOURS = "the key of the tablet", "the key of the phone"
 I_AM, YOU_ARE = {"X-Api-Key": MINE}, {"X-Api-Key": YOURS}

@@ -15,6 +15,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from tests.edge_server.conftest import Server
+from tests.edge_server.raw_http import connect, post
 from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.connecting import (
     CHAT,
@@ -28,7 +29,6 @@ from tests.edge_server.resume.connecting import (
     whole,
 )
 from tests.edge_server.story import STORY
-from tests.edge_server.test_connections import connect, post
 
 SHORT: dict[str, Any] = {"messages": STORY, "temperature": 0, "max_tokens": 20}
 

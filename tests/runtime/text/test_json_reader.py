@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.runtime.text.json_reader import JsonReader, normalize_escapes
-
-CUTS = st.lists(st.integers(0, 10_000), max_size=30)
-
-
-def chunks(text: str, cuts: list[int]) -> list[str]:
-    """*text* cut at some of its places."""
-    places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    return [text[a:b] for a, b in pairwise(places)]
-
+from tests.runtime.text.pieces import CUTS, chunks
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(

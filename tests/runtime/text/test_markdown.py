@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spillover.runtime.text.markdown import Fences, open_fence
-from tests.runtime.text.test_json_reader import CUTS, chunks
+from tests.runtime.text.pieces import CUTS, chunks
 
 
 @given(CUTS)
