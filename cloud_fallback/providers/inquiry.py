@@ -52,6 +52,8 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     """One model of a server."""
 
     name: str
+    aliases: tuple[str, ...] = ()
+    """Other names that it goes by."""
     n_ctx: int | None = None
 
 
@@ -106,4 +108,6 @@ def _model(entry: dict[str, Any]) -> ModelFacts:
     meta = entry.get("meta")
     told = [entry.get("max_model_len"), meta.get("n_ctx") if isinstance(meta, dict) else None]
     n_ctx = next((n for n in told if type(n) is int and n in _N_CTX), None)
-    return ModelFacts(name=entry["id"], n_ctx=n_ctx)
+    others = entry.get("aliases")
+    aliases = tuple(filter(_is_name, others)) if isinstance(others, list) else ()
+    return ModelFacts(name=entry["id"], aliases=aliases, n_ctx=n_ctx)

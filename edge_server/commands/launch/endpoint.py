@@ -67,11 +67,14 @@ def find_endpoint(url: str, key: str, model: str) -> Endpoint:
     if facts is None or facts.kind != "spillover" or not facts.models:
         kind = facts.kind if facts is not None and facts.kind else "another program"
         raise SpilloverError(f"{url} is not Spillover but {kind}: give the address with --url")
-    by_name = {found.name: found for found in facts.models}
-    if model and model not in by_name:
-        raise SpilloverError(f"{url} has no model {model!r}; it has {', '.join(by_name)}")
-    found = by_name[model] if model else facts.models[0]
-    return Endpoint(url=url, model=found.name, n_ctx=found.n_ctx, key=key)
+    models = facts.models
+    by_name = {alias: found for found in models for alias in found.aliases}
+    by_name |= {found.name: found for found in models}
+    model = model or models[0].name
+    if model not in by_name:
+        names = ", ".join(found.name for found in models)
+        raise SpilloverError(f"{url} has no model {model!r}; it has {names}")
+    return Endpoint(url=url, model=model, n_ctx=by_name[model].n_ctx, key=key)
 
 
 def _facts(server: ProviderSettings, url: str, key: str) -> ServerFacts | None:
