@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from spillover.cloud_fallback.errors import Overloaded
 from spillover.cloud_fallback.events import ConsentAsked, StreamEvent
 from spillover.cloud_fallback.route.allowed import Routing
+from spillover.cloud_fallback.route.availability.breaker import Permit
 from spillover.cloud_fallback.route.settings import RouteOptions, RouteSettings
 from spillover.runtime.events import EngineEvent
 from tests.answers import ask
@@ -87,6 +89,25 @@ def test_text_that_is_not_kept_takes_nothing_from_max_tokens(
     assert replies(events) == [True]
     assert text(events) == "A tale of the cloud's own."
     assert end(events).reason == "stop"
+
+
+def test_a_question_about_a_provider_that_failed_meanwhile_is_ended(
+    make_desk: MakeDesk, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client waited for the event to the end."""
+    desk = make_desk(fake, fallback="ask", settings=ASKING, policy=CLOUDS)
+    ended = end_of_local(desk, monkeypatch)
+    _id, stream = desk.start(ask(FOX, max_tokens=20))
+    events: list[StreamEvent] = []
+    for event in stream:
+        events.append(event)
+        if isinstance(event, ConsentAsked):
+            assert ended.wait(60)
+            permit = desk.resources.breakers.acquire("fake-1")
+            assert isinstance(permit, Permit)
+            permit.failure(Overloaded("fake-1", "for the test"))
+    assert replies(events) == [None]
+    assert events[-1] == end(events)
 
 
 @pytest.mark.parametrize("granted", [True, False])
