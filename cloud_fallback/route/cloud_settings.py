@@ -40,7 +40,10 @@ class CloudSettings(Struct, frozen=True, kw_only=True):
     route: RouteSettings = field(default_factory=RouteSettings)
     proxy: Annotated[
         str,
-        Meta(pattern=r"^(http://[^@\s/]+/?)?\Z"),
+        Meta(
+            pattern=r"^(http://[^@\s/]+/?)?\Z",
+            description="an address such as http://host:3128, without a user, or an empty text",
+        ),
         Help("HTTP proxy for providers; HTTP_PROXY and the like are ignored.", default="none"),
     ] = ""
     """"http://host:port". Providers on the LAN are reached without it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ AUTO = "auto"
 """How a user writes None: chosen from the model and the device."""
 HIDDEN = "********"
 """Shown in place of a secret."""
+
+_USER = re.compile(r"//[^/\s]*@")
+"""The user, with the password, of an address."""
 
 
 def parse(
@@ -36,7 +40,7 @@ def parse(
     try:
         return _convert(value, annotation, from_text=from_text)
     except ValueError:
-        given = HIDDEN if is_secret else repr(value)
+        given = HIDDEN if is_secret else _USER.sub("//", repr(value))
         raise ConfigError(
             f"{source}: {given} is not allowed: {name} must be {describe(annotation)}"
         ) from None
@@ -98,6 +102,8 @@ def _optional(annotation: Any) -> bool:
 
 def _words(found: inspect.Type) -> str:
     match found:
+        case inspect.Metadata(extra_json_schema={"description": description}):
+            return str(description)
         case inspect.UnionType(types=types):
             named = [_words(one) for one in types if not isinstance(one, inspect.NoneType)]
             joint = ", " if named[-1].startswith("one of ") else " or "

@@ -154,6 +154,11 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
             "toml: port: 99999 is not allowed: port must be an integer from 0 to 65535",
         ),
         ("port = '8080'", "toml: port: '8080' is not allowed"),
+        (
+            "proxy = 'http://me:secret@proxy:3128'",
+            "toml: proxy: 'http://proxy:3128' is not allowed: proxy must be an address such as "
+            "http://host:3128, without a user",
+        ),
         ("port = true", "toml: port: True is not allowed"),
         ("data_dir = 3", "toml: data_dir: 3 is not allowed: data_dir must be a path or auto"),
         ("max_gap_ms = nan", "max_gap_ms: nan is not allowed: max_gap_ms must be a number from 20"),
