@@ -55,7 +55,9 @@ class Connection:
         """Of the response; 0 before it has begun."""
         self.request_id = _request_id(scope)
         """The client's, or a new one: in the response's head and in the log."""
-        self._headers = {**headers, "X-Request-Id": self.request_id}
+        # Under both names that clients look it up by: OpenAI's, and Anthropic's.
+        ids = {"X-Request-Id": self.request_id, "Request-Id": self.request_id}
+        self._headers = {**headers, **ids}
         # HTTP/1.0 has no chunks: uvicorn marks the end by closing the connection.
         self._is_chunked = scope["http_version"] == "1.1" and scope["method"] != "HEAD"
 

@@ -14,7 +14,9 @@ _ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]*://(?:\*|[^/*\s]+)")
 _HEADER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_HEADERS = 64
 _PREFLIGHT_S = 600
-_SHOWN = ", ".join(("X-Request-Id", STREAM_HEADER, ID_HEADER, ROUTE_HEADER, "Retry-After"))
+_SHOWN = ", ".join(
+    ("X-Request-Id", "Request-Id", STREAM_HEADER, ID_HEADER, ROUTE_HEADER, "Retry-After")
+)
 """Headers that a page may read."""
 
 

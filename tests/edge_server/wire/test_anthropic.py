@@ -66,6 +66,7 @@ def claude(server: Server) -> Iterator[anthropic.Anthropic]:
 
 def test_a_whole_answer(claude: anthropic.Anthropic) -> None:
     message = claude.messages.create(**ASK)
+    assert message._request_id
     (block,) = message.content
     assert block.type == "text"
     assert block.text
