@@ -22,7 +22,6 @@ from spillover.quantize.onnx_export.sizes import n_params, weights_bytes
 from spillover.quantize.onnx_export.source import WeightSource, check
 from spillover.quantize.onnx_export.split_source import SplitSource
 from spillover.quantize.plan.commands import new_name, onnx_export, typed
-from spillover.quantize.plan.recipes import INT4_LOSSES
 from spillover.quantize.plan.target import N_CTX, Target, tokens_for
 
 
@@ -81,15 +80,20 @@ def mixed(
     budget = _budget(target, source)
     possible = _options_within(source, budget)
     tokens = tokens_for(stored, text, tokenizer)
-    found = sensitivities(
-        source,
-        possible[0],
-        tokens,
-        min(N_CTX, source.spec.n_ctx),
-        lambda n, n_all: progress("measuring layers", n, n_all),
-    )
-    choices = [_choice(source, options, found, budget) for options in possible]
-    options = min(choices, key=lambda one: _loss(one, found))
+    choices: list[tuple[ExportOptions, list[Sensitivity]]] = []
+    for options in possible:
+        # Each block size is measured: how much more larger blocks lose differs between models.
+        found = sensitivities(
+            source,
+            options,
+            tokens,
+            min(N_CTX, source.spec.n_ctx),
+            lambda n, n_all: progress(
+                "measuring layers", len(choices) * n_all + n, len(possible) * n_all
+            ),
+        )
+        choices.append((_choice(source, options, found, budget), found))
+    options, found = min(choices, key=lambda choice: _loss(*choice))
     size = weights_bytes(source, options)
     worst = sorted(found, key=lambda one: one.loss / one.more_bytes, reverse=True)
     return Mixed(
@@ -145,7 +149,5 @@ def _choice(
 
 
 def _loss(options: ExportOptions, found: Sequence[Sensitivity]) -> float:
-    """What the products with 4 bits lose together, up to a factor: larger blocks lose more than
-    those that were measured."""
-    lost = sum(one.loss for one in found if one.matrices[0] not in options.eight_bits)
-    return lost * INT4_LOSSES[False][options.block]
+    """What the products with 4 bits lose together."""
+    return sum(one.loss for one in found if one.matrices[0] not in options.eight_bits)

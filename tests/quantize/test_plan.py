@@ -23,7 +23,9 @@ from spillover.quantize.onnx_export.calibrated.sensitivity import (
 from spillover.quantize.onnx_export.export import export, open_source
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_export.sizes import n_params, rotary_bytes, weights_bytes
+from spillover.quantize.onnx_export.source import WeightSource
 from spillover.quantize.onnx_export.split_source import SplitSource
+from spillover.quantize.plan import mixed
 from spillover.quantize.plan.device_speed import DeviceSpeed
 from spillover.quantize.plan.plan import Plan, Wish, plan
 from spillover.quantize.plan.recipes import GGUF_RECIPES, ONNX_RECIPES
@@ -209,6 +211,28 @@ def test_a_target_size_names_the_matrices_that_keep_8_bits(
     assert cli.run(["export", "onnx", *made, *flags, "--no-check"]) == 0
     assert cli.run([*arguments, "3", *text]) == 1
     assert "too few" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("best", [32, 64])
+def test_the_block_size_is_the_one_that_loses_least_of_this_model(
+    best: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mixed.sensitivities
+
+    def measured(source: WeightSource, options: ExportOptions, *rest: Any) -> list[Sensitivity]:
+        factor = 1 if options.block == best else 100
+        return [
+            msgspec.structs.replace(one, loss=factor * one.loss)
+            for one in real(source, options, *rest)
+        ]
+
+    monkeypatch.setattr(mixed, "sensitivities", measured)
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    (tmp_path / "text").write_text("abc " * 200)
+    text = ["--text", str(tmp_path / "text")]
+    asked = ["quantize", "plan", str(tmp_path / "hf"), "--target-bpw", "8", *text, "--json"]
+    assert cli.run(asked) == 0
+    assert json.loads(capsys.readouterr().out)["block"] == best
 
 
 def test_one_command_measures_and_exports_with_so_many_bits(
