@@ -95,12 +95,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     allowed_hosts: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...],
         Help(
-            "Host name that a request may use besides loopback.",
+            "Name by which other machines ask; addresses and this device's own name need none.",
             flag="--allowed-host",
             variable="SPILLOVER_ALLOWED_HOST",
         ),
     ] = ()
-    """The bound addresses are always allowed."""
+    """Loopback and the bound addresses are always allowed, and once one that others can reach is
+    bound, any address and the device's own name: of another name, a page of a stranger may be."""
     allowed_origins: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=253)], ...],
         Help(

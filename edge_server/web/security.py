@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
 import re
+import socket
 
 from flask import Request
 
@@ -28,6 +30,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _is_address(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(host.strip("[]")))
+    return False
 
 
 def check_bind(settings: Settings) -> None:
@@ -54,9 +62,12 @@ class Gatekeeper:
     def __init__(self, settings: Settings) -> None:
         self._keys = tuple(key.encode() for key in settings.api_keys)
         bound = (host if ":" not in host else f"[{host.strip('[]')}]" for host in settings.hosts)
+        is_shared = not all(map(is_loopback, settings.hosts))
+        own = (name := socket.gethostname(), f"{name}.local") if is_shared else ()
         self._hosts = frozenset(
-            normal_host(host) for host in (*_LOOPBACK_NAMES, *bound, *settings.allowed_hosts)
+            normal_host(host) for host in (*_LOOPBACK_NAMES, *bound, *own, *settings.allowed_hosts)
         )
+        self._takes_addresses = is_shared
         self.origins = Origins(settings.allowed_origins)
 
     def check(self, request: Request) -> str:
@@ -72,7 +83,9 @@ class Gatekeeper:
 
     def _check_host(self, request: Request) -> None:
         host = request.headers.get("Host", "")
-        if normal_host(host) not in self._hosts:
+        name = normal_host(host)
+        # A page of another site has a name, which it may lead here; it never has our address.
+        if name not in self._hosts and not (self._takes_addresses and _is_address(name)):
             hint = "add it to allowed_hosts if it is yours"
             raise WireError(403, f"the Host header {host[:100]!r} is not allowed here: {hint}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from flask import Request
 
+from spillover.edge_server.config.settings import Settings
+from spillover.edge_server.web.security import Gatekeeper
+from spillover.edge_server.wire.errors import WireError
 from tests.edge_server.conftest import Server
 from tests.edge_server.places import all_idle, wait_for_the_places, wait_until
 from tests.edge_server.story import STORY
@@ -182,6 +187,28 @@ def test_web_pages_of_others_may_not_ask(
     given = {name: text for name, text in headers.items() if text}
     response = http.post("/v1/chat/completions", content=content, headers=given)
     assert response.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("bound", "host", "may"),
+    [
+        ("0.0.0.0", "192.168.1.20:8080", True),
+        ("::", "[fd00::20]:8080", True),
+        ("0.0.0.0", socket.gethostname(), True),
+        ("0.0.0.0", f"{socket.gethostname()}.local:8080", True),
+        ("0.0.0.0", "evil.example", False),
+        ("0.0.0.0", "192.168.1.20.evil.example", False),
+        ("127.0.0.1", "192.168.1.20:8080", False),
+    ],
+)
+def test_other_machines_ask_by_the_address_or_the_name_of_this_one(
+    bound: str, host: str, may: bool
+) -> None:
+    # With 0.0.0.0 they got a 403 until its owner had listed all of them.
+    gate = Gatekeeper(Settings(hosts=(bound,), api_keys=("a-key-for-all",)))
+    asked = Request({"REQUEST_METHOD": "GET", "PATH_INFO": "/health", "HTTP_HOST": host})
+    with contextlib.nullcontext() if may else pytest.raises(WireError, match="not allowed here"):
+        gate.check(asked)
 
 
 def test_unknown_paths_and_methods_answer_in_the_same_shape(http: httpx.Client) -> None:
