@@ -221,7 +221,7 @@ def decode(body: bytes, kind: type[B]) -> B:
         except msgspec.ValidationError as error:
             if "got `float`" not in str(error) or len(body) > _MOST_OTHER_BYTES:
                 raise
-            return _bounded(_STRING_OR_FLOAT.sub(_as_integer, body), kind)
+            return _bounded(_STRING_OR_NUMBER.sub(_as_integer, body), kind)
         except msgspec.DecodeError:
             whole = without_halves(body)
             if whole == body:
@@ -243,14 +243,17 @@ def without_halves(body: bytes) -> bytes:
     return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape["half"] else escape[0], body)
 
 
-_STRING_OR_FLOAT = re.compile(
-    rb'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9]+(?:\.[0-9]+(?:[eE][+-]?[0-9]+)?|[eE][+-]?[0-9]+)'
+_STRING_OR_NUMBER = re.compile(
+    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|-?[0-9]++(?P<rest>(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?)',
+    re.DOTALL,
 )
+"""Each of them whole, so that no part of a body is read again and again: it may hold a number of a
+million digits and, behind what is wrong, a text without an end."""
 
 
 def _as_integer(found: re.Match[bytes]) -> bytes:
     """An integer as some languages write it (512.0, 1.0E7) as JSON has it."""
-    if found[0].startswith(b'"'):
+    if not found["rest"]:
         return found[0]
     value = float(found[0])
     return b"%d" % value if value.is_integer() and abs(value) < 2**63 else found[0]

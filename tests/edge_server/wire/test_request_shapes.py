@@ -205,3 +205,10 @@ def test_a_number_that_is_none_is_a_400_that_names_it(http: httpx.Client, number
     answer = http.post("/v1/chat/completions", content=body, headers=headers)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "max_tokens"
+
+
+def test_a_long_number_behind_a_wrong_one_is_read_once() -> None:
+    """It was read again from each of its digits on: for hours, in which no stream went on."""
+    body = b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1.5, "x": %d}'
+    with pytest.raises(WireError, match="max_tokens"):
+        decode(body.replace(b"%d", b"1" * 900_000), ChatBody)
