@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -28,6 +25,7 @@ from spillover.runtime.files.model_digest import ModelDigest
 from spillover.runtime.kv_cache.kept_sequences import Kept
 from spillover.runtime.kv_cache.prefix_files import PrefixFiles, StoredState
 from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefix, SavedPrefixes
+from spillover.runtime.machine.priority import lower_thread_priority
 from spillover.runtime.options import PrefixDiskChoice
 
 LEAST_TOKENS = 256
@@ -39,7 +37,6 @@ _N_COUNTED = 256
 """Preambles whose uses are counted, those used last."""
 _MOST_WAITING = 4
 """States that may wait to be written; others are written when they are used again."""
-_NICENESS = 10
 
 T = TypeVar("T")
 Written: TypeAlias = tuple[StoredState | None, list[str]]
@@ -74,7 +71,7 @@ class PrefixDisk:
         self._files: PrefixFiles | None = None
         self._uses: OrderedDict[bytes, int] = OrderedDict()
         self._reader = ThreadPoolExecutor(1, "prefix-reader")
-        self._writer = ThreadPoolExecutor(1, "prefix-writer", initializer=_lower_priority)
+        self._writer = ThreadPoolExecutor(1, "prefix-writer", initializer=lower_thread_priority)
         self._opening: tuple[Tokens, Future[str | None]] | None = None
         self._is_closed = threading.Event()
         self._reading: tuple[SavedMatch, list[SavedPrefix], Future[list[SavedKv | None]]] | None = (
@@ -303,9 +300,3 @@ def _result(future: Future[T], otherwise: T) -> T:
     except (OSError, MemoryError) as error:
         _log.warning("a prefix could not be moved between memory and disk: %s", error)
         return otherwise
-
-
-def _lower_priority() -> None:
-    if sys.platform == "linux":  # where a thread can have a priority of its own
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -151,7 +151,12 @@ class LlamaBackend:
         how a GPU divides its time between two is unmeasured."""
         if not self._main.can_be_cut or not self._main.shares_cells or self.uses_gpu:
             return None
-        return LlamaPromptReader(self._prefills.for_thread, self._main, self._answer)
+        return LlamaPromptReader(
+            self._prefills.for_thread,
+            self._main,
+            self._answer,
+            lambda: self._governor is None or self._governor.has_all,
+        )
 
     @property
     def uses_gpu(self) -> bool:

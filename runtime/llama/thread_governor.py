@@ -55,6 +55,11 @@ class ThreadGovernor:
         self._is_trying = False
         self._is_suspicious = False
 
+    @property
+    def has_all(self) -> bool:
+        """Whether no other program was seen to need a core of ours."""
+        return self.n_threads == self._n_most
+
     def limit(self, n_most: int, n_first: int) -> None:
         """Compute with at most *n_most* threads, beginning with *n_first*."""
         self._n_most = n_most

@@ -11,9 +11,17 @@ from concurrent.futures import Future
 from spillover.runtime.backend import NO_MEMORY, Rows
 from spillover.runtime.llama.context import LlamaContext
 from spillover.runtime.llama.prefill.context import NO_ROOM, PrefillContext, Read, Reading
+from spillover.runtime.machine.priority import lower_thread_priority
 
 _RETRY_S = 60.0
-"""After a read that found no room, prompts are read in slices for so long."""
+"""After a read that found no room, prompts are read in slices for so long. After one that other
+programs held up, reads no longer give way to them for so long."""
+
+_LEAST_SHARE = 0.25
+"""Other programs hold up a read whose thread has less of a core. Beside answers it has half."""
+
+_LEAST_S = 0.5
+"""Shorter reads do not tell."""
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +32,9 @@ class LlamaPromptReader:
     Each batch has a thread of its own. OpenMP keeps a team of threads for each thread that
     computes, and while two teams are more than the cores, neither spins when it waits. That is best
     while both compute, and costs decoding a third of its speed afterwards; so the second team must
-    end.
+    end. Its threads let those that decode have the cores first: steps then take equally long, and
+    the loop can wait until just before the next token is due. All programs have them first then, so
+    where others want them, it competes for its share.
     """
 
     def __init__(
@@ -32,17 +42,21 @@ class LlamaPromptReader:
         prefill: Callable[[Sequence[Rows]], PrefillContext | None],
         main: LlamaContext,
         answer: Callable[[PrefillContext, list[int]], None],
+        is_undisturbed: Callable[[], bool],
     ) -> None:
         """*prefill* gives the context that reads a batch, or None where there is no memory for it;
-        *answer* learns where the outputs are."""
+        *answer* learns where the outputs are; *is_undisturbed*: whether other programs leave the
+        cores to this one."""
         self._prefill_for = prefill
         self._main = main
         self._answer = answer
+        self._is_undisturbed = is_undisturbed
         self._prefill: PrefillContext | None = None
         self._reading: Reading | None = None
         self._read: Future[Read] = Future()
         self._thread: threading.Thread | None = None
         self._next_try = 0.0
+        self._next_yielding = 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -61,7 +75,7 @@ class LlamaPromptReader:
             return False
         read: Future[Read] = Future()
         thread = threading.Thread(
-            target=_run, args=(prefill, reading, read, on_end), name="prompt reader"
+            target=self._run, args=(prefill, reading, read, on_end), name="prompt reader"
         )
         try:
             thread.start()
@@ -70,6 +84,26 @@ class LlamaPromptReader:
             return False
         self._prefill, self._reading, self._read, self._thread = prefill, reading, read, thread
         return True
+
+    def _run(
+        self,
+        prefill: PrefillContext,
+        reading: Reading,
+        read: Future[Read],
+        on_end: Callable[[], None],
+    ) -> None:
+        started = time.monotonic()
+        yields = self._is_undisturbed() and started >= self._next_yielding
+        if yields:
+            lower_thread_priority()  # that of the team as well, which begins after it
+        try:
+            read.set_result(prefill.run(reading))
+        except BaseException as error:
+            read.set_exception(error)
+        passed_s = time.monotonic() - started
+        if yields and passed_s > _LEAST_S and time.thread_time() < _LEAST_SHARE * passed_s:
+            self._next_yielding = started + passed_s + _RETRY_S
+        on_end()
 
     def take(self, wanted: Collection[int]) -> bool:
         assert self._thread is not None, "there is a batch to take"
@@ -111,13 +145,3 @@ class LlamaPromptReader:
             self.abort()
             self._thread.join()
             self._thread = None
-
-
-def _run(
-    prefill: PrefillContext, reading: Reading, read: Future[Read], on_end: Callable[[], None]
-) -> None:
-    try:
-        read.set_result(prefill.run(reading))
-    except BaseException as error:
-        read.set_exception(error)
-    on_end()

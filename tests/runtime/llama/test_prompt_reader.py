@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -178,6 +179,39 @@ def test_the_main_context_decodes_while_a_prompt_is_read(backend: LlamaBackend, 
     gate.opened.set()
     assert reader_of(backend).take([1])
     assert near(backend.logits(0), read_here(backend, 2, tokens))
+
+
+def priority_of_the_reader(backend: LlamaBackend, gate: Gate, held_s: float = 0.0) -> int:
+    """Its niceness beyond that of this thread, while it reads some tokens."""
+    gate.entered.clear()
+    gate.opened.clear()
+    ended = start(backend, [Rows(1, 0, prompt(5), True)])
+    assert gate.entered.wait(60)
+    (thread,) = (t for t in threading.enumerate() if t.name == "prompt reader")
+    assert thread.native_id is not None
+    found = os.getpriority(os.PRIO_PROCESS, thread.native_id)
+    time.sleep(held_s)
+    gate.opened.set()
+    assert ended.wait(60)
+    reader_of(backend).take([])
+    return found - os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_the_reader_lets_answers_have_the_cores_first_unless_others_take_them(
+    model_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = LlamaBackend(model_path, CONFIG)
+    try:
+        assert priority_of_the_reader(backend, gate) > 0
+        monkeypatch.setattr(reader_of(backend), "_is_undisturbed", lambda: False)
+        assert priority_of_the_reader(backend, gate) == 0
+        monkeypatch.setattr(reader_of(backend), "_is_undisturbed", lambda: True)
+        assert priority_of_the_reader(backend, gate, held_s=0.8) > 0, "others come meanwhile"
+        assert priority_of_the_reader(backend, gate) == 0, "they were noticed"
+    finally:
+        gate.opened.set()
+        backend.close()
 
 
 def test_decoding_leaves_half_of_the_threads_to_the_reader(model_path: Path, gate: Gate) -> None:
