@@ -18,6 +18,7 @@ from spillover.quantize.verification import (
     check_finite,
     judge,
     most_divergence,
+    write_by_parts,
     write_some,
 )
 from spillover.runtime.machine.device import available_memory
@@ -99,15 +100,17 @@ def _read_gguf(order: ExportOrder) -> _Read:
 
 
 def _read_onnx(order: ExportOrder) -> _Read | None:
-    """Let the new model read a text, in calls of one and of many tokens; None if memory is
-    short."""
+    """Let the new model write, and read a text in calls of one and of many tokens; None if memory
+    is short."""
     from spillover.quantize.conversion.fidelity import end_of, sample, slices
     from spillover.quantize.onnx_parts import OnnxParts
 
     parts = OnnxParts(order.target)
     if available_memory() < _BESIDE_BYTES + _PACKED * parts.largest_bytes:
         return None
-    tokens = sample(parts.tokenizer, min(N_CTX, order.n_ctx))
+    n_ctx = min(N_CTX, order.n_ctx)
+    write_by_parts(parts, n_ctx)
+    tokens = sample(parts.tokenizer, n_ctx)
     calls = list(slices(tokens, len(tokens)))
     found = parts.last_logits(calls)
     for logits in found:

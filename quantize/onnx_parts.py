@@ -10,7 +10,7 @@ from msgspec import Struct
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from spillover.models import onnx_folder
-from spillover.runtime.backend import Logits, Rows
+from spillover.runtime.backend import Logits, Rows, Tokens
 from spillover.runtime.machine.device import default_threads
 from spillover.runtime.onnx.feeds import Feeds, feeds
 from spillover.runtime.onnx.graph.edit import taken_by_node
@@ -63,6 +63,20 @@ class OnnxParts:
         for part in _parts(self._graph.proto.graph):
             values = list(self._run(part, kinds, values))
         return [one[layout.logits].reshape(-1, one[layout.logits].shape[-1])[-1] for one in values]
+
+    def greedy(self, prompt: Tokens, guesses: Tokens) -> Logits:
+        """The logits (tokens, n_vocab) of which each has one of the tokens on top that the model
+        writes after *prompt*, as many as there are *guesses*. Those that are right are checked
+        together: one that is wrong takes another round through all parts."""
+        ends = range(len(prompt), len(prompt) + len(guesses) - 1)
+        for _ in guesses:
+            written = [Rows(0, end, guesses[i : i + 1], True) for i, end in enumerate(ends)]
+            logits = np.stack(self.last_logits([Rows(0, 0, prompt, True), *written]))
+            found = logits.argmax(-1).astype(np.int32)
+            if np.array_equal(found[:-1], guesses[:-1]):
+                break
+            guesses = found
+        return logits
 
     def _run(
         self, part: _Part, kinds: dict[str, type[np.generic]], values: Sequence[Feeds]

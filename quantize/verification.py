@@ -10,6 +10,7 @@ from spillover.quantize.errors import QuantizeError
 from spillover.quantize.sample_texts import PROSE
 
 if TYPE_CHECKING:
+    from spillover.quantize.onnx_parts import OnnxParts
     from spillover.runtime.backend import Backend, Logits
 
 N_CTX = 1_024
@@ -59,6 +60,24 @@ def write_some(backend: Backend) -> None:
         check_finite(logits)
         tokens = np.array([logits.argmax()], np.int32)
     backend.keep(0, 0)
+
+
+def write_by_parts(parts: OnnxParts, n_ctx: int) -> None:
+    """The same, of a model that is held part by part. The text repeats itself: most models go on
+    like that, and what they write is guessed. Raises QuantizeError."""
+    import numpy as np  # slow
+
+    n = min(_N_WRITTEN, max(n_ctx // 4, 1))
+    text = parts.tokenizer.tokenize(PROSE, add_special=True, parse_special=False)[: 2 * n]
+    logits = parts.greedy(np.concatenate([text, text[:n]]), text[n:])
+    check_finite(logits)
+    n_tokens = len(parts.tokenizer.pieces)
+    written = int(logits.argmax(-1).max())
+    if written >= n_tokens:
+        raise QuantizeError(
+            f"the new file writes the token {written}, and its tokenizer has {n_tokens}: the "
+            "tokenizer is of another model, or the source is damaged"
+        )
 
 
 def check_finite(logits: Logits) -> None:

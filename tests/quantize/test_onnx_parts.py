@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from spillover.quantize.conversion.fidelity import read_slices, sample, slices
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.quantize.onnx_parts import OnnxParts
+from spillover.runtime.backend import Logits, Rows
 from spillover.runtime.onnx.opening import open_onnx
 from spillover.runtime.onnx.session import OnnxSession
 from spillover.runtime.options import EngineOptions
@@ -56,6 +58,36 @@ def test_all_parts_together_compute_what_the_graph_does(
         wanted = [logits for _, logits in read_slices(backend, tokens)]
     found = parts.last_logits(list(slices(tokens, len(tokens))))
     np.testing.assert_allclose(found, wanted, atol=3e-2 if name == "llama" else 1e-3)
+
+
+def test_the_parts_write_what_the_whole_model_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_parts, "_PART_BYTES", 1 << 12)
+    folder = exported("llama", tmp_path, weights="fp32")
+    parts = OnnxParts(folder)
+    text = sample(parts.tokenizer, 8 * 16)
+    prompt, guesses = text[:8], text[8:]
+    wanted, start, tokens = [], 0, prompt
+    small = EngineOptions(n_ctx=N_CTX, n_kv=N_CTX, n_parallel=1, n_prefix_cached=0)
+    with closing(open_onnx(folder, small).backend) as backend:
+        for _ in guesses:
+            backend.decode([Rows(0, start, tokens, True)])
+            start += len(tokens)
+            wanted.append(backend.logits(0).copy())
+            tokens = np.array([wanted[-1].argmax()], np.int32)
+    np.testing.assert_allclose(parts.greedy(prompt, guesses), wanted, atol=1e-3)
+    # What is guessed right passes the parts once.
+    calls: list[Sequence[Rows]] = []
+    run = parts.last_logits
+
+    def counted(rows: Sequence[Rows]) -> list[Logits]:
+        calls.append(rows)
+        return run(rows)
+
+    monkeypatch.setattr(parts, "last_logits", counted)
+    parts.greedy(prompt, np.argmax(wanted, -1).astype(np.int32))
+    assert len(calls) == 1
 
 
 def test_one_part_is_held_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from spillover.edge_server import cli
 from spillover.models.gguf_header import read_header
@@ -18,6 +20,8 @@ from spillover.quantize.gguf_export import export as gguf_export
 from spillover.quantize.onnx_export import export as onnx_export
 from spillover.quantize.onnx_export.calibrated import exact_logits
 from spillover.quantize.onnx_export.export import open_source
+from spillover.quantize.onnx_parts import OnnxParts
+from spillover.quantize.sample_texts import PROSE
 from spillover.quantize.verification import Verdict, judge, most_divergence
 from spillover.runtime.llama.opening.opening import open_gguf
 from spillover.runtime.options import EngineOptions
@@ -89,6 +93,31 @@ def test_an_onnx_model_that_computes_something_else_is_not_kept(
     told = capfd.readouterr().err
     assert "nats from its source's" in told or "no finite numbers" in told
     assert list(tmp_path.iterdir()) == []
+
+
+def know_only_what_is_read(folder: Path) -> None:
+    """Leave numbers only in the embeddings of the tokens of the text that the check reads."""
+    model, tokenizer = onnx.load(folder / "model.onnx"), OnnxParts(folder).tokenizer
+    known = np.full((len(tokenizer.pieces), 1), np.nan, np.float32)
+    known[tokenizer.tokenize(PROSE[:32], add_special=True, parse_special=False)] = 1
+    graph = model.graph
+    embedding = next(node for node in graph.node if "embedding" in node.output)
+    embedding.output[:] = ["embedding.any"]
+    graph.initializer.append(numpy_helper.from_array(known, "known"))
+    graph.node.append(helper.make_node("Gather", ["known", "input_ids"], ["known.rows"]))
+    graph.node.append(helper.make_node("Mul", ["embedding.any", "known.rows"], ["embedding"]))
+    onnx.save_model(model, folder / "model.onnx")
+
+
+def test_an_onnx_model_that_cannot_go_on_from_what_it_writes_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tiny_models.write_byte_level(tmp_path / "hf", tiny_models.CONFIGS["llama"])
+    wrong = broken_after(onnx_export._write_graph, know_only_what_is_read)
+    monkeypatch.setattr(onnx_export, "_write_graph", wrong)
+    assert cli.run(["export", "onnx", str(source), str(tmp_path / "m")]) == 1
+    assert "the new file computes no finite numbers" in capfd.readouterr().err
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_model_is_kept_where_memory_for_the_comparison_is_short(
