@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 
 from spillover.edge_server import cli
@@ -20,10 +21,11 @@ from spillover.quantize.conversion import rates
 from spillover.quantize.divergence import compare, divergence
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.evaluation.cost import CostOrder, measure_cost
-from spillover.quantize.evaluation.evaluate import Evaluation, chunks_of, evaluate
+from spillover.quantize.evaluation.evaluate import Evaluation, evaluate
 from spillover.quantize.evaluation.loss import Loss, loss_of
 from spillover.quantize.evaluation.readers import open_reader
 from spillover.quantize.evaluation.shipped_text import NAMES, shipped_text
+from spillover.quantize.evaluation.text_reading import chunks_of
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Logits, Tokens
@@ -181,6 +183,20 @@ def test_a_closed_reader_holds_no_model() -> None:
         assert n_sessions() == before + 1
     assert n_sessions() == before
     assert reader.n_ctx == 64
+
+
+def test_the_models_read_in_a_process_that_can_be_ended() -> None:
+    """Ctrl-C was heard only when the library had read a chunk."""
+    before, reading = set(psutil.Process().children()), set[psutil.Process]()
+
+    def stop(what: str, n_done: int, n_all: int) -> None:
+        reading.update(set(psutil.Process().children()) - before)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(GGUF, [GGUF], STORY * 6, stop, text_name="", n_ctx=64, measures_cost=False)
+    assert reading
+    assert not any(one.is_running() for one in reading)
 
 
 def test_the_second_half_of_each_chunk_is_scored() -> None:
