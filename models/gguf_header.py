@@ -6,9 +6,9 @@ Format: the GGUF specification, versions 2 and 3, little-endian.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 from msgspec import Struct
 
@@ -22,6 +22,19 @@ MAX_NAME_BYTES = 65_535
 MAX_DIMENSIONS = 4
 MAX_SHORT_ARRAY = 1_024
 """Numeric arrays up to this length are kept; longer ones, and texts, only when asked for."""
+
+_MOST = {
+    "context_length": 1 << 40,
+    "block_count": 1 << 12,
+    "embedding_length": 1 << 20,
+    "attention.head_count": 1 << 16,
+    "attention.head_count_kv": 1 << 16,
+    "attention.key_length": 1 << 16,
+    "attention.value_length": 1 << 16,
+}
+"""Of what memory is planned by; none is below 0."""
+
+_CHUNK_BYTES = 1 << 20
 
 _SCALARS = {
     0: "B",
@@ -108,10 +121,9 @@ def read_header(path: Path, *, keep: frozenset[str] = frozenset()) -> GgufHeader
     try:
         file_size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(64)
-            _check_magic(path, head)
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return _Reader(path, content, file_size, keep).header()
+            _check_magic(path, file.read(64))
+            # Not mapped: a disk that fails, or a file that shrinks, would end this process.
+            return _Reader(path, file, file_size, keep).header()
     except FileNotFoundError:
         raise ModelFileError(f"there is no file {path}: check the path") from None
     except IsADirectoryError:
@@ -141,13 +153,14 @@ class _Reader:
     """A cursor over the file that refuses to read past its end."""
 
     def __init__(
-        self, path: Path, content: mmap.mmap, size: int, keep: frozenset[str] = frozenset()
+        self, path: Path, file: BinaryIO, size: int, keep: frozenset[str] = frozenset()
     ) -> None:
         self._path = path
         self._keep = keep
-        self._content = content
-        self._size = min(size, len(content))
+        self._file = file
+        self._size = size
         self._at = 4
+        file.seek(self._at)
 
     def header(self) -> GgufHeader:
         version = self._scalar("I")
@@ -178,6 +191,7 @@ class _Reader:
         )
         for tensor in tensors:
             self._check_place(tensor, header)
+        self._check_sizes(header)
         return header
 
     def _metadata(self, n_keys: int) -> dict[str, Value]:
@@ -216,11 +230,10 @@ class _Reader:
         if code is None:
             raise self._error(f"has an array of the unknown type {kind}")
         n_bytes = length * struct.calcsize(code)
-        start = self._at
-        self._skip(n_bytes)
         if length > MAX_SHORT_ARRAY and not keep:
+            self._skip(n_bytes)
             return None
-        return list(struct.unpack_from(f"<{length}{code}", self._content, start))
+        return list(struct.unpack(f"<{length}{code}", self._bytes(n_bytes)))
 
     def _tensor(self) -> TensorInfo:
         name = self._string(MAX_NAME_BYTES)
@@ -246,38 +259,59 @@ class _Reader:
                 "incomplete: download it again"
             )
 
+    def _check_sizes(self, header: GgufHeader) -> None:
+        for name, most in _MOST.items():
+            key = f"{header.architecture}.{name}"
+            value = header.metadata.get(key)
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int | float) and not 0 <= number <= most:  # NaN is not, too
+                    raise self._error(f"has the impossible {key} {number}")
+
     def _scalar(self, code: str) -> int:
-        size = struct.calcsize(code)
-        self._need(size)
-        value: int = struct.unpack_from(f"<{code}", self._content, self._at)[0]
-        self._at += size
+        value: int = struct.unpack(f"<{code}", self._bytes(struct.calcsize(code)))[0]
         return value
 
     def _string(self, most: int) -> str:
         length = self._scalar("Q")
         if length > most:
             raise self._error(f"has a text of {length} bytes where {most} are allowed")
-        start = self._at
-        self._skip(length)
-        return self._content[start : self._at].decode("utf-8", "replace")
+        return self._bytes(length).decode("utf-8", "replace")
+
+    def _bytes(self, n: int) -> bytes:
+        """The next *n* bytes."""
+        self._need(n)
+        content = self._file.read(n)
+        if len(content) < n:  # it has shrunk
+            raise self._ends()
+        self._at += n
+        return content
 
     def _skip(self, n: int) -> None:
         self._need(n)
         self._at += n
+        self._file.seek(self._at)
 
     def _skip_texts(self, n: int) -> None:
         """In few steps for each: vocabularies have some hundred thousand."""
-        content, at, length_at = self._content, self._at, struct.Struct("<Q").unpack_from
-        try:
-            for _ in range(n):
-                at += 8 + length_at(content, at)[0]
-        except (struct.error, OverflowError):  # beyond the file's end, or beyond any file's
-            at = self._size + 1
-        self._skip(at - self._at)
+        length_at = struct.Struct("<Q").unpack_from
+        while n:
+            self._need(8)
+            chunk, at = self._file.read(_CHUNK_BYTES), 0
+            try:
+                while n:
+                    at += 8 + length_at(chunk, at)[0]
+                    n -= 1
+            except (struct.error, OverflowError):  # behind the chunk, or behind any file
+                if not at:
+                    raise self._ends() from None
+            self._skip(at)
 
     def _need(self, n: int) -> None:
         if n > self._size - self._at:
-            raise self._error("ends inside its header: it is damaged; download it again")
+            raise self._ends()
+
+    def _ends(self) -> ModelFileError:
+        return self._error("ends inside its header: it is damaged; download it again")
 
     def _error(self, what: str) -> ModelFileError:
         return ModelFileError(f"the GGUF file {self._path} {what}")

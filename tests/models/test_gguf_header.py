@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,12 @@ def text(value: bytes) -> bytes:
 def tensor(name: bytes, shape: tuple[int, ...], type_id: int, offset: int) -> bytes:
     dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
     return text(name) + dimensions + struct.pack("<IQ", type_id, offset)
+
+
+def of_llama(key: bytes, value: bytes) -> bytes:
+    """A header that says the architecture, and one number of it; *value*: its type, too."""
+    architecture = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
+    return gguf(architecture + text(b"llama." + key) + value, n_keys=2)
 
 
 def test_the_bundled_model_is_read() -> None:
@@ -62,6 +70,14 @@ def test_the_bundled_model_is_read() -> None:
         (gguf(tensor(b"t", (1,), 0, 2**63), n_tensors=1), "ends before its tensor"),
         (gguf(tensor(b"t", (1,) * 5, 0, 0), n_tensors=1), "5 dimensions"),
         (gguf(tensor(b"t", (1,), 0, 0) * 2 + bytes(64), n_tensors=2), "twice"),
+        # Such a number ended the list of all models, or one worker after the other.
+        (of_llama(b"block_count", struct.pack("<If", 6, float("nan"))), "block_count nan"),
+        (of_llama(b"context_length", struct.pack("<Ii", 5, -1)), "context_length -1"),
+        (of_llama(b"embedding_length", struct.pack("<IQ", 10, 2**60)), "impossible"),
+        (
+            of_llama(b"attention.head_count_kv", struct.pack("<IIQ2i", 9, 5, 2, 8, -8)),
+            "head_count_kv -8",
+        ),
     ],
 )
 def test_an_unsound_model_is_refused_with_a_reason(
@@ -91,3 +107,28 @@ def test_damage_anywhere_in_the_header_is_an_error_or_harmless(tmp_path: Path) -
         path.write_bytes(damaged)
         with pytest.raises(ModelFileError):
             read_header(path)  # cut short, so never sound
+
+
+_CUT_AND_READ = """
+import os, sys
+from pathlib import Path
+from spillover.models import gguf_header
+read = gguf_header._Reader.header
+def cut_and_read(reader):
+    os.truncate(sys.argv[1], 0)
+    return read(reader)
+gguf_header._Reader.header = cut_and_read
+try:
+    gguf_header.read_header(Path(sys.argv[1]))
+except gguf_header.ModelFileError as error:
+    print(error)
+"""
+
+
+def test_a_file_that_shrinks_while_it_is_read_ends_nothing(tmp_path: Path) -> None:
+    """It was mapped, so that a file that shrank, or a disk that failed, ended the server."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(BUNDLED.read_bytes()[:1_000_000])
+    command = [sys.executable, "-P", "-c", _CUT_AND_READ, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "ends inside its header" in done.stdout) == (0, True), done.stderr
