@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from spillover.runtime.alarms import Alarm, Alarms
 from spillover.runtime.conversions.choice import EngineChoice
 from spillover.runtime.engine import EngineStatus, ModelCard
 from spillover.runtime.errors import (
@@ -62,14 +63,19 @@ class Supervisor:
         self._restarts = RestartPolicy(options.max_restarts)
         self._device = DeviceWatch(name, options)
         self._why: str | None = None  # a worker is ended by us
-        self._timer = threading.Timer(0, self._relaunch)  # not started
+        self._alarms = Alarms()  # one thread from the start: later the system may give none
+        self._alarm: Alarm | None = None
         self._worker: WorkerProcess | None = None
         self._heartbeat: Heartbeat | None = None
         self._on_death: Callable[[], None] = lambda: None
         self._on_progress: Callable[[float], None] = lambda share: None
         self._on_shortage: Callable[[int], None] = lambda n_bytes: self.answer_shortage()
-        with self._changed:
-            self._launch()
+        try:
+            with self._changed:
+                self._launch()
+        except SpilloverError:
+            self._alarms.close()
+            raise
 
     @property
     def card(self) -> ModelCard:
@@ -155,6 +161,7 @@ class Supervisor:
     def _launch(self) -> None:
         """Start a worker; the lock is held."""
         try:
+            self._set_alarm(self._options.load_timeout_s, self._on_load_timeout)
             self._worker = WorkerProcess(self._next.begin(), self._on_report, self._on_end)
         except (OSError, RuntimeError) as error:  # no memory, no descriptor, no thread is left
             how = f"cannot be started ({error})"
@@ -164,21 +171,30 @@ class Supervisor:
                 self._fail(WorkerDied(f"the worker {how}"))
             return
         self._heartbeat = self._watch(self._worker)
-        self._set_timer(self._options.load_timeout_s, self._on_load_timeout)
 
-    def _set_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
-        self._timer.cancel()
-        self._timer = threading.Timer(delay_s, callback)
-        self._timer.daemon = True
-        self._timer.start()
+    def _set_alarm(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Call *callback*, under the lock, unless another alarm is set before; the lock is held.
+        Raises RuntimeError where the system gives no thread, which can only be the first time."""
+        self._stop_alarm()
+
+        def ring() -> None:
+            with self._changed:
+                if self._alarm is alarm:
+                    callback()
+
+        alarm = self._alarm = self._alarms.after(delay_s, ring)
+
+    def _stop_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     def _on_load_timeout(self) -> None:
-        with self._changed:
-            if self.dispatcher.state in ("loading", "restarting") and self._worker is not None:
-                limit_s = self._options.load_timeout_s
-                message = f"{self._path} was not loaded after {limit_s:g} s: raise load_timeout_s"
-                self._cannot_load(message)
-                self._worker.kill()
+        if self.dispatcher.state in ("loading", "restarting") and self._worker is not None:
+            limit_s = self._options.load_timeout_s
+            message = f"{self._path} was not loaded after {limit_s:g} s: raise load_timeout_s"
+            self._cannot_load(message)
+            self._worker.kill()
 
     def _cannot_load(self, message: str) -> None:
         """The lock is held."""
@@ -211,7 +227,7 @@ class Supervisor:
         with self._changed:
             if self._worker is None or self.dispatcher.state not in ("loading", "restarting"):
                 return
-            self._timer.cancel()
+            self._stop_alarm()
             if self.dispatcher.state == "restarting":
                 _log.warning("a new worker of %s is ready: process %s", self._name, self.worker_pid)
             self._card = report.card
@@ -321,24 +337,22 @@ class Supervisor:
                 "`spillover doctor` may tell the reason"
             )
             self._fail(WorkerDied(message, pause_s), pause_s)
-            self._set_timer(pause_s, self._relaunch)
+            self._set_alarm(pause_s, self._relaunch)
             return
         line = "the worker of %s %s: a new one starts in %g s and goes on with %d requests"
         _log.warning(line, self._name, how, delay_s, self.dispatcher.n_open)
         if delay_s == 0:
             self._launch()
         else:
-            self._set_timer(delay_s, self._relaunch)
+            self._set_alarm(delay_s, self._relaunch)
 
     def _relaunch(self) -> None:
-        with self._changed:
-            if self.dispatcher.state != "closed":
-                self.dispatcher.recover()
-                self._launch()
+        self.dispatcher.recover()
+        self._launch()
 
     def _fail(self, failure: SpilloverError, pause_s: float = 0.0) -> None:
         """Nothing can be served, for *pause_s* seconds or for good; the lock is held."""
-        self._timer.cancel()
+        self._stop_alarm()
         if self._card is not None and not isinstance(failure, EngineClosed):
             _log.error("%s serves no requests: %s", self._name, failure)
         self._detail = str(failure)
@@ -346,12 +360,15 @@ class Supervisor:
         self._changed.notify_all()
 
     def close(self) -> None:
+        """Returns when the worker has ended, also where others have closed it before."""
         with self._changed:
-            if self.dispatcher.state == "closed":
-                return
-            self._fail(EngineClosed(f"{self._name} was closed"))
-            worker, may_hang = self._worker, self.dispatcher.is_suspicious
+            # One that loads hears nothing until it is done, and has nothing to save.
+            is_deaf = self.dispatcher.state != "ready" or self.dispatcher.is_suspicious
+            if is_first := self.dispatcher.state != "closed":
+                self._fail(EngineClosed(f"{self._name} was closed"))
+            worker = self._worker
+        self._alarms.close()
         if worker is not None:
-            if may_hang:
+            if is_first and is_deaf:
                 worker.kill()
             worker.quit()

@@ -21,7 +21,7 @@ from spillover.runtime.errors import EngineError, InvalidRequest, WorkerDied
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import JsonSchema
-from spillover.runtime.worker.supervision import supervisor
+from spillover.runtime.worker.supervision import supervisor, worker_process
 from spillover.runtime.worker.supervision.worker_process import WorkerProcess
 from tests.answers import ask, end_of, worker_of
 
@@ -100,6 +100,67 @@ def test_a_worker_that_cannot_be_started_now_is_started_later(
         assert end_of(events).usage.completion_tokens == 60
         assert engine.status().n_restarts == 2
     assert starts == []
+
+
+def test_the_next_worker_is_started_though_no_thread_is_left_to_wait_for_it(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine stayed between two workers for ever; and at the first start its worker stayed,
+    although nobody had the engine."""
+    starts: list[Callable[..., WorkerProcess]] = [WorkerProcess, no_memory, WorkerProcess]
+    monkeypatch.setattr(supervisor, "WorkerProcess", lambda *order: starts.pop(0)(*order))
+    start = threading.Thread.start
+
+    def start_those_of_workers(thread: threading.Thread) -> None:
+        if not thread.name.startswith(("worker-", "heartbeat")):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
+        engine.wait_ready(60)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start_those_of_workers)
+            os.kill(worker_of(engine), signal.SIGKILL)
+            wait_until(lambda: engine.status().state == "ready" and not starts)
+            with (
+                LocalEngine(model_path, EngineOptions(cache_dir=tmp_path)) as other,
+                pytest.raises(WorkerDied, match="can't start new thread"),
+            ):
+                other.wait_ready(60)
+            assert other.worker_pid is None
+
+
+def test_closing_waits_for_no_worker_that_loads_and_for_each_that_ends(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was loading was given seconds to hear of its end; and who closed an engine
+    behind another one went on while its worker still had its memory."""
+    monkeypatch.setattr(worker_process, "_QUIT_TIMEOUT_S", 600)
+    with LocalEngine(model_path, stoppable(tmp_path)) as engine:
+        os.kill(worker_of(engine), signal.SIGSTOP)
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        closing.join(60)
+        assert not closing.is_alive()
+    is_there: list[bool] = []
+    with LocalEngine(model_path, stoppable(tmp_path)) as engine:
+        engine.wait_ready(60)
+        pid = worker_of(engine)
+        os.kill(pid, signal.SIGSTOP)
+
+        def close() -> None:
+            engine.close()
+            is_there.append(psutil.pid_exists(pid))
+
+        threads = [threading.Thread(target=close) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: engine.health().state == "closed")
+        threads[1].join(0.1)  # as long as it took before
+        os.kill(pid, signal.SIGCONT)
+        for thread in threads:
+            thread.join(60)
+    assert is_there == [False, False]
 
 
 def test_each_death_of_a_worker_is_a_line_in_the_log(
