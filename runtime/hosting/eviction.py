@@ -113,9 +113,13 @@ class Eviction:
         thread."""
 
         def relieve() -> None:
-            if not self._get_back(residence, n_bytes):
-                self._unload_idle(residence)
-            engine.answer_shortage()
+            try:
+                if not self._get_back(residence, n_bytes):
+                    self._unload_idle(residence)
+            except OSError as error:  # such as no descriptor to ask the system with
+                _log.warning("nothing makes room for %s: %s", residence.spec.name, error)
+            finally:
+                engine.answer_shortage()
 
         try:
             threading.Thread(target=relieve, name="relief", daemon=True).start()

@@ -17,6 +17,7 @@ from spillover.runtime.errors import (
     EngineError,
     SpilloverError,
     log_defect,
+    shortage,
 )
 from spillover.runtime.events import Loading
 from spillover.runtime.fit.model_shape import GpuMemory
@@ -241,6 +242,9 @@ class ModelHost:
                     _log.warning("%s: %s", residence.spec.name, warning)
         except SpilloverError as error:
             failure = error
+        except OSError as error:  # such as no descriptor to look for memory with
+            why = shortage(error) or error
+            failure = EngineError(f"{residence.spec.name} could not be loaded: {why}")
         except Exception as error:  # the thread must go on
             what = f"{residence.spec.name} could not be loaded"
             log_defect(_log, what, error)

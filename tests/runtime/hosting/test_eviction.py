@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from msgspec import structs
 from spillover.models.catalogue import find
 from spillover.runtime.device_bytes import DeviceBytes
 from spillover.runtime.engine import EngineStatus, ModelCard
-from spillover.runtime.errors import NoRoomForModel
+from spillover.runtime.errors import EngineError, NoRoomForModel
 from spillover.runtime.fit.device_fit import COMPUTE_BYTES
 from spillover.runtime.fit.model_shape import GpuMemory
 from spillover.runtime.hosting import room
@@ -25,6 +27,19 @@ from tests.gguf_edit import with_values
 from tests.runtime.hosting.place import GGUF, ONE_MODEL, ONNX, Place, begun
 
 GIB = 2**30
+
+
+def no_descriptor(pids: Iterable[int]) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_model_is_not_loaded_where_nobody_can_tell_what_is_free(
+    make: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make()
+    monkeypatch.setattr(place.host._eviction, "_free_bytes", no_descriptor)
+    with pytest.raises(EngineError, match=r"could not be loaded: .*Too many open files"):
+        place.model(GGUF).wait_ready()
 
 
 def test_a_model_that_lacks_memory_gets_that_of_those_that_nobody_uses(
@@ -49,6 +64,10 @@ def test_a_model_that_lacks_memory_gets_that_of_those_that_nobody_uses(
         with monkeypatch.context() as patch:  # here the others have saved as much as it lacks
             free = iter((1000, 1300))
             patch.setattr(place.host._eviction, "_free_bytes", lambda pids: next(free))
+            engine._supervisor._on_report(MemoryShort(n_bytes=300))
+            assert answers.acquire(timeout=60)
+        with monkeypatch.context() as patch:  # it waited for an answer that never came
+            patch.setattr(place.host._eviction, "_free_bytes", no_descriptor)
             engine._supervisor._on_report(MemoryShort(n_bytes=300))
             assert answers.acquire(timeout=60)
         assert [each.state().state for each in (pinned, old, new)] == ["loaded"] * 3
