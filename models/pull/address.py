@@ -16,7 +16,16 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from msgspec import Struct
 
 from spillover.models.entry import sha256_of
-from spillover.models.pull.failures import Broken, Refused, broken, need_space, shown, through_proxy
+from spillover.models.pull.failures import (
+    Broken,
+    Refused,
+    broken,
+    need_space,
+    proxies,
+    refuse_socks,
+    shown,
+    through_proxy,
+)
 from spillover.models.pull.fetched import Progress, PullError
 from spillover.models.pull.incomplete import IncompleteFile, Origin
 from spillover.models.source import parse_source
@@ -64,6 +73,7 @@ def download(
     there. Without a digest it does so only if the server still has the same file, and a *target*
     that is not `settled` counts as a beginning. Raises PullError, OSError.
     """
+    refuse_socks(url)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = IncompleteFile(target)
     if not sha256:
@@ -204,7 +214,7 @@ def _opener() -> urllib.request.OpenerDirector:
     from httpcore2 import default_ssl_context  # slow
 
     tls = urllib.request.HTTPSHandler(context=default_ssl_context())
-    return urllib.request.build_opener(_Redirects, tls)
+    return urllib.request.build_opener(urllib.request.ProxyHandler(proxies()), _Redirects, tls)
 
 
 def _refused(wanted: _Wanted, error: urllib.error.HTTPError, n_held: int) -> Broken | Refused:

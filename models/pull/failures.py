@@ -61,14 +61,30 @@ def broken(url: str, error: OSError | http.client.HTTPException) -> Broken:
     return Broken(str(cause) or type(cause).__name__)
 
 
+def proxies() -> dict[str, str]:
+    """The proxies of the environment by scheme, as Hugging Face's client and others read it."""
+    found = urllib.request.getproxies()
+    return {s: found[k] for s in ("http", "https") for k in ("all", s) if found.get(k)}
+
+
+def refuse_socks(url: str) -> None:
+    """Raises PullError where *url* would be asked through a proxy that is none of HTTP."""
+    proxy, through = proxies().get(urlsplit(url).scheme, ""), through_proxy(url)
+    if through and proxy.lower().startswith("socks"):
+        raise PullError(
+            f"{_host(url)} would be asked{through}, which speaks SOCKS, and only HTTP proxies are "
+            "known: name one, or exclude the host with no_proxy"
+        )
+
+
 def through_proxy(url: str) -> str:
     """For a message: which proxy *url* is asked through; empty: none. Its password is not shown."""
     scheme, host = urlsplit(url).scheme, _host(url)
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(scheme) or proxies.get("all")
+    proxy = proxies().get(scheme)
     if not proxy or urllib.request.proxy_bypass(host):
         return ""
-    return f", through the proxy {proxy.rpartition('@')[2].rpartition('//')[2]} ({scheme}_proxy)"
+    name = scheme if urllib.request.getproxies().get(scheme) else "all"
+    return f", through the proxy {proxy.rpartition('@')[2].rpartition('//')[2]} ({name}_proxy)"
 
 
 def shown(url: str) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from spillover.models.pull.failures import Refused, through_proxy
+from spillover.models.pull.failures import Refused, refuse_socks, through_proxy
 from spillover.models.pull.fetched import Offline, PullError
 from spillover.models.source import HubSource, show
 
@@ -17,6 +17,8 @@ def explained(source: HubSource, *, offline: bool) -> Generator[None]:
     from huggingface_hub import errors
 
     where = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    if not offline:
+        refuse_socks(where)
     try:
         yield
     except errors.GatedRepoError as error:

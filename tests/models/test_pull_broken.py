@@ -94,6 +94,26 @@ def test_a_proxy_that_is_not_there_is_named_without_its_password(
     assert "secret" not in str(refused.value)
 
 
+def test_a_proxy_for_all_is_one_for_files_too(
+    hub: FakeHub, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files were fetched past it; and one that speaks SOCKS was an error of the client's library,
+    with its trace."""
+    for name in ("http", "https", "no"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)
+    monkeypatch.setenv("all_proxy", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(PullError, match=r"the proxy 127\.0\.0\.1:9 \(all_proxy\): .*refused"):
+        fetch("https://models.example.org/tale.gguf", store)
+    hub.add("o/m/m-Q8_0.gguf", MODEL)
+    monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:9")
+    for source in (f"{hub.url}/o/m/m-Q8_0.gguf", "hf:o/m"):
+        with pytest.raises(PullError, match=r"\(all_proxy\), which speaks SOCKS"):
+            fetch(source, store)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert fetch(f"{hub.url}/o/m/m-Q8_0.gguf", store).size_bytes == len(MODEL)
+
+
 def test_a_signature_in_an_address_is_not_shown(hub: FakeHub, store: ModelStore) -> None:
     url = f"{hub.url}/tale.gguf?signature=secret"
     with pytest.raises(PullError, match="no such file") as refused:
