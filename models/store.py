@@ -140,7 +140,9 @@ class ModelStore:
     def add(self, model: PulledModel) -> PulledModel:
         """Record a model whose files are complete and checked. Raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        model = msgspec.structs.replace(model, pulled_s=time.time())
+        # A device without a clock of its own begins in the past until it has asked for the time.
+        latest_s = max((other.pulled_s for other in self.all()), default=0.0)
+        model = msgspec.structs.replace(model, pulled_s=max(time.time(), latest_s + 1e-3))
         fd, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
         try:
             with os.fdopen(fd, "wb") as file:

@@ -34,6 +34,19 @@ def test_removing_deletes_what_no_other_model_needs(hub: FakeHub, store: ModelSt
     assert not Path(second.path).exists()
 
 
+def test_the_model_pulled_last_is_known_though_the_clock_was_set_back(
+    hub: FakeHub, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A board without a clock of its own is in the past until it has asked for the time."""
+    for name in ("first.gguf", "second.gguf"):
+        hub.add(name, MODEL)
+        fetch(f"{hub.url}/{name}", store)
+        monkeypatch.setattr("time.time", lambda: 1000.0)
+    last = store.latest()
+    assert last is not None
+    assert last.name == "second"
+
+
 def test_a_model_whose_files_are_gone_says_how_to_get_it_back(
     hub: FakeHub, store: ModelStore
 ) -> None:
