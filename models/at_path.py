@@ -78,11 +78,13 @@ def _of_onnx(path: Path) -> ModelEntry:
         files = onnx_folder.find(path)
     except ModelFileError as error:
         raise CatalogueError(str(error)) from error
-    return ModelEntry(name=files.name, path=path)
+    return ModelEntry(name=files.name, path=path, size_bytes=files.size_bytes)
 
 
 def _of_file(path: Path) -> ModelEntry:
-    return ModelEntry(name=stem_of(path.name), path=gguf_parts(path)[0])
+    parts = gguf_parts(path)
+    size_bytes = sum(part.stat().st_size for part in parts)
+    return ModelEntry(name=stem_of(path.name), path=parts[0], size_bytes=size_bytes)
 
 
 def gguf_parts(path: Path) -> list[Path]:

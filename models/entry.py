@@ -14,8 +14,8 @@ class CatalogueError(Exception):
 
 
 class ModelEntry(Struct, frozen=True, kw_only=True):
-    """A model file that exists. All fields but *name* and *path* come from the catalogue, or from
-    where the file was fetched."""
+    """A model file that exists. All fields but *name*, *path* and *size_bytes* come from the
+    catalogue, or from where the file was fetched."""
 
     name: str
     path: Path
@@ -23,6 +23,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     sha256: str | None = None
     """Of *path*, where that is a file; hexadecimal."""
     size_bytes: int | None = None
+    """Of all files that the model needs; None or 0: unknown."""
     licence: str = ""
     n_ctx: int | None = None
     description: str = ""
@@ -39,7 +40,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
 
     @property
     def n_bytes_on_disk(self) -> int:
-        """Bytes of the file, or of all files that the model needs."""
+        """Bytes of the file *path*, or of the graph and its weights."""
         if onnx_folder.is_onnx(self.path):
             return onnx_folder.find(self.path).size_bytes
         return self.path.stat().st_size

@@ -96,6 +96,7 @@ def test_a_split_model_is_opened_at_its_first_part(tmp_path: Path, given: str) -
     entry = catalogue.find(str(tmp_path / given))
     assert entry.path == tmp_path / "m-00001-of-00002.gguf"
     assert entry.name == "m"
+    assert entry.size_bytes == 8, "only the first part counted"
 
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:

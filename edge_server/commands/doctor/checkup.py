@@ -185,7 +185,7 @@ def check_model(findings: Findings, settings: Settings) -> None:
     findings.engines = report_on(
         entry.path.absolute(), default_options(settings), default_memory(settings)
     )
-    size_bytes = entry.n_bytes_on_disk
+    size_bytes = entry.size_bytes or entry.n_bytes_on_disk
     device = findings.device
     if device is not None and size_bytes > device.ram_available_bytes:
         findings.add(
