@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import msgspec
 
 from spillover.runtime.structured_output.subschemas import Schema
+from spillover.runtime.tools.typed_values import resolved
 
 Branches: TypeAlias = list[Schema]
-_MOST_REFERENCES = 8
 _encode = msgspec.json.Encoder().encode
 
 
@@ -28,7 +27,7 @@ def with_exclusive_branches(schema: Schema, root: Schema) -> Schema:
 
 
 def _by_constant(branches: Branches, root: Schema) -> Branches | None:
-    targets = [_target(branch, root) for branch in branches]
+    targets = [resolved(branch, root) for branch in branches]
     constants = [_constants(target) for target in targets]
     for name in constants[0]:
         values = [value for one in constants for value in one.get(name, ())]
@@ -38,22 +37,6 @@ def _by_constant(branches: Branches, root: Schema) -> Branches | None:
                 for branch, target in zip(branches, targets, strict=True)
             ]
     return None
-
-
-def _target(branch: Schema, root: Schema) -> Schema:
-    """What *branch* refers to, if it only refers to something in the same document."""
-    for _ in range(_MOST_REFERENCES):
-        reference = branch.get("$ref")
-        if not isinstance(reference, str) or not reference.startswith("#/"):
-            break
-        found: Any = root
-        for part in reference[2:].split("/"):
-            name = part.replace("~1", "/").replace("~0", "~")
-            found = found.get(name) if isinstance(found, Mapping) else None
-        if not isinstance(found, dict):
-            return {}
-        branch = found
-    return branch
 
 
 def _constants(schema: Schema) -> dict[str, tuple[bytes, ...]]:

@@ -27,8 +27,7 @@ def part_of(schema: Schema, root: Schema, key: str) -> Schema:
     """The schema of the member *key* of an object, or of the items of a list, that *schema*, a part
     of *root*, describes; empty: any."""
     schema = resolved(schema, root)
-    branches = schema.get("anyOf") or schema.get("oneOf") or ()
-    for one in (schema, *(resolved(b, root) for b in branches if isinstance(b, dict))):
+    for one in (schema, *(resolved(b, root) for b in (*_any_of(schema), *_all_of(schema)))):
         properties, items = one.get("properties"), one.get("items")
         found = properties.get(key) if isinstance(properties, dict) else None
         if found is None and key == ITEM:
@@ -39,31 +38,59 @@ def part_of(schema: Schema, root: Schema, key: str) -> Schema:
 
 
 def resolved(schema: Schema, root: Schema) -> Schema:
-    """What *schema* refers to."""
+    """What *schema* refers to, if that is in the same document."""
     for _ in range(_MAX_REFERENCES):
         name = schema.get("$ref")
-        if not isinstance(name, str) or not name.startswith("#/"):
+        if not isinstance(name, str) or not (name == "#" or name.startswith("#/")):
             break
         target: Any = root
-        for step in name[2:].split("/"):
+        for step in name.split("/")[1:]:
+            step = step.replace("~1", "/").replace("~0", "~")
             target = target.get(step) if isinstance(target, dict) else None
-        schema = target if isinstance(target, dict) else {}
+        if not isinstance(target, dict):
+            return {}
+        schema = target
     return schema
 
 
 def kinds_of(schema: Schema, root: Schema) -> frozenset[str]:
     """JSON Schema's names of the types that *schema*, a part of *root*, allows; empty: any."""
-    schema = resolved(schema, root)
+    kinds, left, seen = set[str](), [schema], set[int]()
+    while left:
+        one = resolved(left.pop(), root)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if own := _own_kinds(one):
+            kinds |= own
+        elif inner := _any_of(one) or (_all_of(one) if len(_all_of(one)) == 1 else []):
+            left += inner
+        else:
+            return frozenset()
+    return frozenset(kinds)
+
+
+def _own_kinds(schema: Schema) -> set[str]:
     kind = schema.get("type")
-    if isinstance(kind, str):
-        return frozenset((kind,))
-    if isinstance(kind, list):
-        return frozenset(name for name in kind if isinstance(name, str))
+    if isinstance(kind, str | list):
+        return {
+            name for name in ([kind] if isinstance(kind, str) else kind) if isinstance(name, str)
+        }
     if "const" in schema or isinstance(schema.get("enum"), list):
-        return frozenset(map(_kind, schema.get("enum") or [schema.get("const")]))
-    branches = schema.get("anyOf") or schema.get("oneOf") or ()
-    found = [kinds_of(b, root) for b in branches if isinstance(b, dict) and "$ref" not in b]
-    return frozenset().union(*found) if found and all(found) else frozenset()
+        return set(map(_kind, schema.get("enum") or [schema.get("const")]))
+    return set()
+
+
+def _any_of(schema: Schema) -> list[Schema]:
+    return _schemas(schema.get("anyOf") or schema.get("oneOf"))
+
+
+def _all_of(schema: Schema) -> list[Schema]:
+    return _schemas(schema.get("allOf"))
+
+
+def _schemas(value: Any) -> list[Schema]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def is_text(kinds: frozenset[str]) -> bool:

@@ -152,10 +152,16 @@ TREE = Tool(
                 },
                 "required": ["of"],
                 "additionalProperties": False,
-            }
+            },
+            "a/b": {"type": "string"},
         },
         "type": "object",
-        "properties": {"tree": {"$ref": "#/$defs/tree"}, "notes": {}},
+        "properties": {
+            "tree": {"$ref": "#/$defs/tree"},
+            "notes": {},
+            "next": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}]},
+            "code": {"allOf": [{"$ref": "#/$defs/a~1b"}], "description": "Of four digits."},
+        },
         "additionalProperties": False,
     },
 )
@@ -168,6 +174,7 @@ TREE = Tool(
         {"tree": {"of": "12", "parts": [{"of": "<b>", "age": 3}, {"of": "", "parts": []}]}},
         {"notes": [{"a": ["x", 1, True]}, {"b": {"c": "d]e"}}]},
         {"tree": {"of": "a", "parts": [{"of": "b", "parts": [{"of": "c"}]}]}, "notes": "d"},
+        {"next": {"of": "a", "parts": [{"of": "b"}]}, "code": "0123"},
     ],
 )
 def test_nested_arguments_are_held_and_read(format: ToolFormat, arguments: dict[str, Any]) -> None:
