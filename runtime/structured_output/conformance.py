@@ -14,6 +14,8 @@ _MAX_STEPS = 50_000
 _MAX_CHARS = 4_000_000
 _UNCHECKED = ("pattern", "patternProperties", "format")
 """Python's re may run forever on a pattern from outside."""
+_EXCLUSIVE = ("exclusiveMinimum", "exclusiveMaximum")
+"""Of JSON Schema 4 and OpenAPI 3.0 they are true or false, and the grammar has held them."""
 
 
 class _TooMuch(Exception):
@@ -46,17 +48,19 @@ def _counted() -> Any:
     """A validator whose keywords together take at most _MAX_STEPS steps."""
     left = [_MAX_STEPS]
 
-    def counted(keyword: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(name: str, keyword: Callable[..., Any]) -> Callable[..., Any]:
         def check(*arguments: Any) -> Generator[Any]:
             left[0] -= 1
             if left[0] < 0:
                 raise _TooMuch
+            if name in _EXCLUSIVE and isinstance(arguments[1], bool):
+                return
             yield from keyword(*arguments) or ()
 
         return check
 
     keywords = {
-        name: counted(keyword)
+        name: counted(name, keyword)
         for name, keyword in Draft202012Validator.VALIDATORS.items()
         if name not in _UNCHECKED
     }
