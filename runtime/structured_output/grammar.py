@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
+from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from spillover.runtime.errors import ResponseFormatRefused
 from spillover.runtime.request import Gbnf, JsonObject, JsonSchema, Lark, Regex, ResponseFormat
@@ -74,8 +76,21 @@ def json_style() -> Any:
 
 def _from_gbnf(grammar: str) -> str:
     try:
-        return within(_CONVERSION_S, lambda: gbnf_to_lark(grammar))
+        return within(_CONVERSION_S, lambda: gbnf_to_lark(_ESCAPE.sub(_as_character, grammar)))
     except DeadlinePassed as error:
         raise ResponseFormatRefused(f"reading the grammar was {error}") from error
-    except (GbnfToLarkError, RecursionError, ValueError, LookupError, AttributeError) as error:
+    except Exception as error:  # the library raises nothing narrower
         raise ResponseFormatRefused(f"the grammar is not valid GBNF: {error}") from error
+
+
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL)
+
+
+def _as_character(escape: re.Match[str]) -> str:
+    """The character of an escape by its number, from which the library drops leading zeros."""
+    digits = escape[1] or escape[2]
+    code = -1 if digits is None else int(digits, 16)
+    if 0 <= code < 0x80:
+        return f"\\x{code:02x}"
+    is_character = code > 0 and code <= sys.maxunicode and not 0xD800 <= code < 0xE000
+    return chr(code) if is_character else escape[0]

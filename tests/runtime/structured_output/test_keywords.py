@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from spillover.runtime.backend import Constraint
-from spillover.runtime.errors import InvalidRequest
-from spillover.runtime.request import JsonSchema, Lark
+from spillover.runtime.errors import InvalidRequest, ResponseFormatRefused
+from spillover.runtime.request import Gbnf, JsonSchema, Lark
 from spillover.runtime.structured_output.factory import ConstraintFactory
+from spillover.runtime.structured_output.limits import check_text
 from spillover.runtime.structured_output.schema_faults import freed
 from tests.runtime.structured_output.schemas import SMALL, WORD, many, thing
 
@@ -372,3 +373,37 @@ def test_multiples_of_a_large_number_are_refused_in_time(
 def test_only_the_object_with_too_many_optional_members_is_freed() -> None:
     large = {"type": "object", "properties": {f"p{i}": {} for i in range(700)}}
     assert freed(thing(a=SMALL, b=large)) == thing(a=SMALL, b={"type": "object"})
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text"),
+    [
+        (r'root ::= "caf\u00e9" "\U0001F98A"', "café🦊"),
+        (r'root ::= "\u00e9abc"', "éabc"),
+        (r'root ::= [\u00e0-\u00ff] "\u0022" [^\u005d]', 'é"a'),
+        (r'root ::= "\\u00e9"', r"\u00e9"),
+    ],
+)
+def test_characters_by_their_numbers_are_those_of_gbnf(
+    factory: ConstraintFactory, grammar: str, text: str
+) -> None:
+    """They were a 400, or other characters."""
+    constraint = factory.from_start(Gbnf(grammar=grammar))()
+    for token in factory.vocabulary.tokens_of(text):
+        assert constraint.allows(token)
+        constraint.accept(token)
+    assert constraint.is_complete
+
+
+@pytest.mark.parametrize("grammar", ['rot ::= "a"', "root ::= nothing"])
+def test_a_rule_that_gbnf_lacks_is_named(factory: ConstraintFactory, grammar: str) -> None:
+    """The answer was that the response format cannot be compiled."""
+    with pytest.raises(InvalidRequest, match=r"not valid GBNF: .*('root'|'nothing')"):
+        factory.from_start(Gbnf(grammar=grammar))
+
+
+def test_a_grammar_of_many_quotes_is_read_once() -> None:
+    """It was read again from each of them: a grammar of the largest size for ten seconds, in which
+    no answer went on."""
+    text = ('"' + '\\"' * 8_000 + '" ') * 250
+    check_text(text, len(text), ResponseFormatRefused)
