@@ -93,8 +93,9 @@ class MayOpen:
     ) -> None:
         self._vocabulary = vocabulary
         self._left = list(opening)
-        self._is_first = True
         self._chosen = plain
+        self._fits = True
+        """Whether the part of the opening that was written may also begin what follows *plain*."""
         self._make = make
 
     @property
@@ -103,28 +104,29 @@ class MayOpen:
 
     @property
     def is_complete(self) -> bool:
-        return self._chosen.is_complete
+        return self._fits and self._chosen.is_complete
 
     def allows(self, token: int) -> bool:
         if self._left and token == self._left[0]:
             return True
-        return (self._is_first or not self._left) and self._chosen.allows(token)
+        return self._fits and self._chosen.allows(token)
 
     def mask(self) -> Mask:
         if not self._left:
             return self._chosen.mask()
         bits = np.zeros(32 * self._vocabulary.n_words, dtype=np.bool_)
         bits[self._left[0]] = True
-        return mask_of(bits) | self._chosen.mask() if self._is_first else mask_of(bits)
+        return mask_of(bits) | self._chosen.mask() if self._fits else mask_of(bits)
 
     def accept(self, token: int) -> None:
-        if not self._left:
+        opens = bool(self._left) and token == self._left[0]
+        self._fits = self._fits and (not opens or self._chosen.allows(token))
+        if self._fits:
             self._chosen.accept(token)
-        elif token != self._left[0]:
+        if not opens:
             self._left.clear()
-            self._chosen.accept(token)
-        else:
+        elif len(self._left) > 1:
             self._left.pop(0)
-            if not self._left:
-                self._chosen = self._make()
-        self._is_first = False
+        else:
+            self._left.clear()
+            self._chosen, self._fits = self._make(), True

@@ -58,7 +58,7 @@ class ThinkingBudget:
 
     @property
     def is_complete(self) -> bool:
-        return self._state == "after" and self._inner.is_complete
+        return self._inner.is_complete
 
     @property
     def has_failed(self) -> bool:
@@ -70,7 +70,7 @@ class ThinkingBudget:
 
     @property
     def _cannot_end(self) -> bool:
-        return self._state in ("inside", "silent")
+        return self._state in ("inside", "silent") and not self._inner.has_failed
 
     def allows(self, token: int) -> bool:
         if self._is_forced:

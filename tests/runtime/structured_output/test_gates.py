@@ -98,3 +98,21 @@ def test_an_answer_may_be_led_in_behind_its_reasoning(
     assert not writer.write("x")
     assert writer.write("42")
     assert writer.may_end
+
+
+def test_an_answer_may_begin_as_its_reasoning_would(
+    loaded: LoadedModel, factory: ConstraintFactory
+) -> None:
+    """Where the tag is several tokens, an answer that began with the first of them had to go on
+    with the others: "<html>" became a thought."""
+    writer = Writer(loaded, factory, is_inside=False)
+    writer.constraint = factory.after_reasoning(
+        factory.after_each("CALL", factory.from_start(Regex(pattern="[0-9]{2}")), repeats=False),
+        THINK,
+        is_inside=False,
+    )()
+    assert writer.tokens("<think>")[0] == writer.tokens("<html>")[0]
+    assert writer.write("<html>CALL")
+    assert not writer.write("x")
+    assert writer.write("42")
+    assert writer.constraint.is_complete

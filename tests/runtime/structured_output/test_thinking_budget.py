@@ -81,3 +81,15 @@ def test_the_response_format_holds_behind_the_budget(
     assert not any(map(constraint.allows, tokens(loaded, "x")))
     accept(constraint, tokens(loaded, "42"))
     assert constraint.is_complete
+
+
+def test_an_answer_of_white_space_alone_ends_behind_the_budget(
+    loaded: LoadedModel, factory: ConstraintFactory
+) -> None:
+    """No token was allowed then, not even the end."""
+    blank = factory.from_start(Regex(pattern=r"\s"))
+    make = factory.after_reasoning(blank, THINK, is_inside=True)
+    constraint = factory.within_budget(make, THINK, 0, is_inside=True)()
+    accept(constraint, tokens(loaded, "</think>"))
+    accept(constraint, factory.vocabulary.tokens_of(" "))
+    assert constraint.is_complete
