@@ -27,11 +27,12 @@ class TextPipeline:
         *,
         split_reasoning: bool,
         inside: TagPair | None = None,
+        has_begun: bool = False,
         tools: ToolParser | None = None,
     ) -> None:
         self._detokenizer = Detokenizer()
         self._stops = StopMatcher(stops)
-        self._splitter = ReasoningSplitter(inside) if split_reasoning else None
+        self._splitter = ReasoningSplitter(inside, has_begun=has_begun) if split_reasoning else None
         self._tools = tools
 
     @property

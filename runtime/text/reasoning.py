@@ -24,13 +24,16 @@ def starts_inside(prompt: str) -> TagPair | None:
 
 
 class ReasoningSplitter:
-    """Text in, (is reasoning, text) pieces out. White space around the tags is dropped."""
+    """Text in, (is reasoning, text) pieces out. White space around the tags is dropped.
 
-    def __init__(self, inside: TagPair | None = None) -> None:
+    *inside*: the prompt has opened the reasoning and, if it *has_begun*, holds a part of it.
+    """
+
+    def __init__(self, inside: TagPair | None = None, *, has_begun: bool = False) -> None:
         self._pair = inside
         self._held = ""
         self._state = "inside" if inside else "before"
-        self._trims = True
+        self._trims = not (inside and has_begun)
         """Whether the reasoning has not begun yet."""
 
     @property

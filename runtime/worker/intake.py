@@ -25,7 +25,7 @@ from spillover.runtime.text.reasoning import starts_inside
 from spillover.runtime.text.template_tags import ANSWER_OPENINGS
 from spillover.runtime.tools.plan import ToolPlan, plan_tools
 from spillover.runtime.worker import protocol
-from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
+from spillover.runtime.worker.constraint_compiler import Begun, ConstraintCompiler
 from spillover.runtime.worker.embedding_intake import EmbeddingReader
 from spillover.runtime.worker.loading import LoadedModel
 from spillover.runtime.worker.long_texts import Command as LongCommand
@@ -258,10 +258,12 @@ class Intake:
         self, request: GenerationRequest, rendered: str, plan: ToolPlan | None
     ) -> TextPipeline:
         splits = bool(request.messages) and request.split_reasoning
+        opened = starts_inside(rendered) if splits else None
         return TextPipeline(
             request.stop,
             split_reasoning=splits,
-            inside=starts_inside(rendered) if splits else None,
+            inside=opened or Begun.of(request).thinking,
+            has_begun=opened is None,
             tools=plan.parser() if plan else None,
         )
 

@@ -16,7 +16,7 @@ import pytest
 
 from spillover.runtime.backend import Constraint
 from spillover.runtime.errors import EngineBusy, InvalidRequest
-from spillover.runtime.events import EngineEvent
+from spillover.runtime.events import EngineEvent, ReasoningDelta
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import Gbnf, GenerationRequest, JsonSchema, Message, ResponseFormat
@@ -197,3 +197,11 @@ def test_a_format_that_was_accepted_is_not_refused_when_its_worker_died(
 
 def test_a_free_answer_may_begin_in_any_way(engine: LocalEngine) -> None:
     assert text_of(engine.stream(continued("Well, ", None, max_tokens=4)))
+
+
+def test_a_thought_that_is_continued_is_no_answer(engine: LocalEngine) -> None:
+    """Only one whose tag ended the prompt was."""
+    events = list(engine.stream(continued("<think>A fox", None, max_tokens=4)))
+    thought = "".join(event.text for event in events if isinstance(event, ReasoningDelta))
+    assert thought.startswith(" ")
+    assert not text_of(events)
