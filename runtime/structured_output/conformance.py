@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
+import attrs
 import msgspec
 from jsonschema import Draft202012Validator, exceptions, validators
 from referencing import Registry
@@ -66,7 +67,10 @@ def _counted() -> Any:
     }
     unchecked = dict.fromkeys(_UNCHECKED, _nothing)
     extend: Any = validators.extend  # has no types
-    return extend(Draft202012Validator, keywords | unchecked)
+    kind = extend(Draft202012Validator, keywords | unchecked)
+    # Its own evolve() changes to the validator that a "$schema" names, which has no limits.
+    kind.evolve = attrs.evolve
+    return kind
 
 
 def _nothing(*_arguments: Any) -> Generator[Any]:
