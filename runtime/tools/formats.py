@@ -298,8 +298,8 @@ GRANITE = ToolFormat(name="granite", opening="<|tool_call|>", is_list=True)
 PHI = ToolFormat(name="phi", opening="<|tool_call|>", closing="<|/tool_call|>", is_list=True)
 """Phi-4-mini."""
 
-FUNCTOOLS = ToolFormat(name="functools", opening="functools", is_list=True)
-"""Phi's other form."""
+FUNCTOOLS = ToolFormat(name="functools", opening="functools", is_list=True, may_be_text=True)
+"""Phi's other form. It is also a module of Python's."""
 
 GIGACHAT = ToolFormat(name="gigachat", opening="<|function_call|>")
 """GigaChat 3.1."""
