@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from llguidance import LLMatcher
 
 from spillover.runtime.backend import Backend, Constraint
@@ -49,7 +50,9 @@ TOOLS_S = 6.0
 as long as one response format."""
 
 N_REMEMBERED = 16
-"""Grammars that stay compiled: a client often sends the same response format again."""
+"""Grammars that stay compiled: a client often sends the same response format or tools again."""
+
+_encode = msgspec.msgpack.Encoder().encode
 
 Make = Callable[[], Constraint]
 """Gives a constraint at its beginning, one for each answer."""
@@ -64,6 +67,8 @@ class ConstraintFactory:
         self._lock = threading.Lock()
         self._vocabulary: Vocabulary | None = None
         self._compiled = functools.lru_cache(N_REMEMBERED)(self._compile)
+        self._answers: dict[bytes, Make] = {}
+        """Those with tools, by what was asked for; the one that was asked for last is the last."""
         self._error_of = functools.lru_cache(N_REMEMBERED)(self._find_error)
 
     def _compile(self, grammar: str, refuse: Refuse) -> GrammarConstraint:
@@ -93,6 +98,14 @@ class ConstraintFactory:
         if plan is None:
             assert response_format is not None
             return self.from_start(response_format)
+        key = _encode((response_format, plan))
+        make = self._answers.pop(key, None) or self._answer(response_format, plan)
+        self._answers[key] = make
+        if len(self._answers) > N_REMEMBERED:
+            del self._answers[next(iter(self._answers))]
+        return make
+
+    def _answer(self, response_format: ResponseFormat | None, plan: ToolPlan) -> Make:
         most_s = self._trial.spent_s + TOOLS_S
 
         def fault_of(schema: Schema) -> str:
