@@ -81,7 +81,8 @@ def _object_call(format: ToolFormat, tools: tuple[Tool, ...]) -> str:
             "properties": {
                 **numbered,
                 format.name_member: {"const": tool.name},
-                format.arguments: _moved(_arguments(tool), f"#/properties/{format.arguments}"),
+                # With an id its references start at itself, as they did where it came from.
+                format.arguments: {"$id": "arguments", **_arguments(tool)},
             },
             "required": [*numbered, format.name_member, format.arguments],
             "additionalProperties": False,
@@ -127,20 +128,6 @@ def _any(name: str, tools: tuple[Tool, ...]) -> str:
 def _arguments(tool: Tool) -> dict[str, Any]:
     schema = clean_schema(tool.parameters, tools_refused) or {"type": "object", "properties": {}}
     return schema if "type" in schema or "$ref" in schema else {"type": "object", **schema}
-
-
-def _moved(value: Any, root: str) -> Any:
-    """A schema whose references start at *root*, where it now stands."""
-    if isinstance(value, list):
-        return [_moved(inner, root) for inner in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: root + inner[1:]
-        if name == "$ref" and isinstance(inner, str) and inner.startswith("#")
-        else _moved(inner, root)
-        for name, inner in value.items()
-    }
 
 
 def checked(

@@ -39,6 +39,7 @@ UNSUPPORTED = (
 
 
 COUNTS = ("minProperties", "maxProperties")
+_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _DEFINITIONS = ("$defs", "definitions")
 MAX_TRIALS = 64
 """Most parts of a schema that are tried one by one."""
@@ -105,9 +106,11 @@ def _freed_place(schema: Schema, n_trials: Iterator[int]) -> Schema:
         part = {"type": "string", "pattern": pattern}
         return next(n_trials) >= MAX_TRIALS or bool(_error_of(part))
 
-    target = schema.get("$ref")
+    target, kinds = schema.get("$ref"), schema.get("type", [])
     if isinstance(target, str) and not target.startswith("#"):
         schema = {name: value for name, value in schema.items() if name != "$ref"}
+    if not all(kind in _TYPES for kind in (kinds if isinstance(kinds, list) else [kinds])):
+        schema = {name: value for name, value in schema.items() if name != "type"}
     schema = {name: value for name, value in schema.items() if name not in UNSUPPORTED}
     if "pattern" in schema and is_bad(schema["pattern"]):
         del schema["pattern"]

@@ -26,6 +26,8 @@ def with_known_keywords(schema: Schema) -> Schema:
 
 
 def _reworded(schema: Schema, root: Schema) -> Schema:
+    # It may name any dialect; what the dialects say differently is known here.
+    schema.pop("$schema", None)
     if schema.get("uniqueItems") is False:
         del schema["uniqueItems"]
     if isinstance(name := schema.get("format"), str) and not _knows_format(name):

@@ -148,6 +148,7 @@ HELD: dict[str, Any] = {
     "members that are true": {"type": "object", "properties": {"a": {"const": 1}, "b": False},
                               "additionalProperties": False},
     "unicode names": thing(**{"näme ☃\n\"": SMALL}),
+    "another dialect": {"$schema": "https://example.org/dialect", **SMALL},
     "annotations": {"title": "t", "description": "d", "default": 1, "examples": [1],
                     "readOnly": True, "$comment": "x", "x-own": 1, **SMALL},
 }  # fmt: skip

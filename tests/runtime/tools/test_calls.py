@@ -22,9 +22,16 @@ from spillover.runtime.request import JsonObject, Message, NamedTool, Regex, Too
 from spillover.runtime.sampling import Sampling
 from spillover.runtime.structured_output import trial
 from spillover.runtime.structured_output.factory import ConstraintFactory
-from spillover.runtime.tools.formats import HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_IDS
+from spillover.runtime.tools.formats import (
+    FUNCTOOLS,
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_ARGS,
+    MISTRAL_IDS,
+)
 from spillover.runtime.tools.parser import CallDelta, ToolParser
-from spillover.runtime.tools.plan import ToolPlan
+from spillover.runtime.tools.plan import ToolPlan, plan_tools
 from spillover.runtime.tools.tool_format import ToolFormat
 from tests.answers import ask, end_of, text_of, worker_of
 from tests.edge_server.story import FUNCTION
@@ -34,6 +41,8 @@ WEATHER = Tool(**FUNCTION)
 REFERS = Tool(
     name="add",
     parameters={
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$id": "https://example.org/add.json",
         "$defs": {"digit": {"type": "integer", "minimum": 0, "maximum": 9}},
         "type": "object",
         "properties": {"a": {"$ref": "#/$defs/digit"}},
@@ -139,6 +148,7 @@ def test_a_call_that_max_tokens_cuts_is_not_text(engine: LocalEngine) -> None:
         {"$ref": "https://example.org/schema.json"},
         {"type": "object", "patternProperties": {"(?!x)": {}}, "additionalProperties": False},
         {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 2},
+        {"description": "Python's word.", "type": "dict"},
     ],
     ids=lambda place: next(key for key in place if key != "type"),
 )
@@ -292,6 +302,16 @@ def test_the_grammar_of_a_format_is_what_its_parser_reads(
         assert not follow(factory, plan(must_call=True, several=False), call + "\n" + call)
 
 
+def test_a_word_that_texts_hold_too_opens_no_call_by_itself() -> None:
+    """functools.reduce had to go on as a call."""
+    plan = plan_tools(wanted(tools=(WEATHER,)), FUNCTOOLS)
+    assert plan is not None
+    assert not plan.is_constrained
+    text = "Take functools.reduce."
+    parser = plan.parser()
+    assert "".join(map(str, parser.feed(text) + parser.flush())) == text
+
+
 # --- templates ----------------------------------------------------------------------------------
 
 HISTORY = (
@@ -347,3 +367,13 @@ def test_many_tools_that_take_long_to_compile_are_refused_together(
         factory.answer(None, plan)
     few = msgspec.structs.replace(plan, tools=tools[:2])
     assert not factory.answer(None, few)().has_failed
+
+
+def test_the_same_tools_are_checked_once(factory: ConstraintFactory) -> None:
+    """More than 16 tools were checked again at each turn, which took tenths of a second."""
+    tools = tuple(Tool(name=f"n{i}", parameters={"required": [f"a{i}"]}) for i in range(20))
+    plan = ToolPlan(format=HERMES, tools=tools, must_call=False, several=True, is_constrained=True)
+    assert not factory.answer(None, plan)().has_failed
+    spent_s = factory._trial.spent_s
+    assert not factory.answer(None, msgspec.structs.replace(plan))().has_failed
+    assert factory._trial.spent_s == spent_s
