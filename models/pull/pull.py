@@ -120,6 +120,11 @@ def _fetch(
             f"{show(source)} is not on this device, and the network is not used (--offline, or "
             "HF_HUB_OFFLINE): pull it when it may be"
         )
+    if file_name_of(source).lower().endswith(".onnx"):
+        raise PullError(
+            f"{show(source)} is the graph of a model without its tokenizer and settings: pull a "
+            "repository with all of them (hf:owner/name), or give the path of such a folder"
+        )
     if isinstance(source, UrlSource):
         return _of_address(source, order.file, folder, progress)
     target = folder / file_name_of(source)

@@ -109,6 +109,15 @@ def test_a_file_of_another_kind_is_never_offered(
     assert store.all() == []
 
 
+def test_a_graph_without_its_tokenizer_is_not_fetched(hub: FakeHub, store: ModelStore) -> None:
+    """It was the model pulled last then, and a web page in its place was as good."""
+    hub.add("model.onnx", b"<!DOCTYPE html>")
+    with pytest.raises(PullError, match="without its tokenizer"):
+        fetch(f"{hub.url}/model.onnx", store)
+    assert not hub.requests
+    assert store.latest() is None
+
+
 def test_a_model_in_parts_is_complete(hub: FakeHub, store: ModelStore) -> None:
     first, second = MODEL, MODEL
     hub.add("o/m/q/m-Q8_0-00001-of-00002.gguf", first)
