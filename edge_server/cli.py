@@ -139,7 +139,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print_note(f"spillover: {shortage(error) or error}")
         return 1
     except (MemoryError, RuntimeError, ImportError) as error:
-        advice = shortage(error)
+        is_homeless = "home directory" in str(error)  # of a user whom the system does not know
+        advice = str(error) if is_homeless else shortage(error)
         if advice is None:
             raise
         print_note(f"spillover: {advice}")

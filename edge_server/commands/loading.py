@@ -66,11 +66,21 @@ def model_entry(settings: Settings) -> ModelEntry:
     try:
         store = model_store(settings)
         if name:
-            return catalogue.find(name, store)
+            return _with_utf8_path(catalogue.find(name, store))
         pulled = store.latest(but=_makes_vectors)
         return pulled.entry if pulled is not None else catalogue.default_model()
     except CatalogueError as error:
         raise ModelError(str(error)) from error
+
+
+def _with_utf8_path(entry: ModelEntry) -> ModelEntry:
+    """*entry*, if other processes can be told of its path. Raises ModelError."""
+    path = str(entry.path.absolute())
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ModelError(f"{path!r} is not UTF-8 text: rename it") from None
+    return entry
 
 
 def _makes_vectors(model: PulledModel) -> bool:

@@ -172,6 +172,30 @@ def test_want_of_memory_is_one_line(
     assert said.count("\n") == 1
 
 
+def test_a_user_without_a_home_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a container with a user of any number each command ended with a trace."""
+    for name in ("HOME", *(name for name in os.environ if name.startswith("XDG_"))):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert cli.run(["models", "--here"]) == 1
+    said = capsys.readouterr().err
+    assert "home directory" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run FILE Once --engine onnx", "engines FILE"])
+def test_a_path_that_is_no_text_is_told_in_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a file ended both with a trace."""
+    path = tmp_path / os.fsdecode(b"m\xff.gguf")
+    path.write_bytes(b"GGUF")
+    assert cli.run([str(path) if word == "FILE" else word for word in command.split()]) == 1
+    assert capsys.readouterr().err.endswith("is not UTF-8 text: rename it\n")
+
+
 def test_a_defect_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_options: object) -> None:
         raise RuntimeError("a defect")
