@@ -126,10 +126,7 @@ def _ways(counts: _Counts) -> Iterator[Schema]:
     most = least - 1 if counts.most is None else counts.most - counts.n_required
     for n in range(max(least - 1, 0), min(most, len(counts.optional)) + 1):
         for present in itertools.combinations(counts.optional, n):
-            way = _members(
-                (*counts.required, *present),
-                (name for name in counts.optional if name not in present),
-            )
+            way = _members((*counts.required, *present), _without_names(counts.optional, present))
             if n < least:
                 way["minProperties"] = counts.least
             if counts.most is not None:
@@ -144,7 +141,7 @@ def _by_first_members(counts: _Counts, least: int) -> Iterator[Schema]:
     for places in itertools.combinations(range(len(optional)), least):
         first = [optional[place] for place in places]
         last = places[-1] + 1 if places else 0
-        absent = [name for name in optional[:last] if name not in first]
+        absent = _without_names(optional[:last], first)
         later = optional[last:]
         n_later = len(later)
         if counts.most is not None:
@@ -152,8 +149,13 @@ def _by_first_members(counts: _Counts, least: int) -> Iterator[Schema]:
         for allowed in itertools.combinations(later, n_later):
             yield _members(
                 (*counts.required, *first),
-                (*absent, *(name for name in later if name not in allowed)),
+                (*absent, *_without_names(later, allowed)),
             )
+
+
+def _without_names(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    left_out = frozenset(others)
+    return [name for name in names if name not in left_out]
 
 
 def _members(present: Iterable[str], absent: Iterable[str]) -> Schema:

@@ -10,6 +10,10 @@ from spillover.runtime.structured_output.subschemas import Schema
 from spillover.runtime.tools.typed_values import resolved
 
 Branches: TypeAlias = list[Schema]
+
+MAX_BRANCHES = 64
+"""Of which each requires a member: each then forbids the members of all others."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -30,8 +34,10 @@ def _by_constant(branches: Branches, root: Schema) -> Branches | None:
     targets = [resolved(branch, root) for branch in branches]
     constants = [_constants(target) for target in targets]
     for name in constants[0]:
-        values = [value for one in constants for value in one.get(name, ())]
-        if all(name in one for one in constants) and len(values) == len(set(values)):
+        if not all(name in one for one in constants):
+            continue
+        values = [value for one in constants for value in one[name]]
+        if len(values) == len(set(values)):
             return [
                 _asking_for(branch, name, target)
                 for branch, target in zip(branches, targets, strict=True)
@@ -63,6 +69,8 @@ def _asking_for(branch: Schema, name: str, target: Schema) -> Schema:
 
 def _by_required(branches: Branches) -> Branches | None:
     """For branches that only require one member each."""
+    if len(branches) > MAX_BRANCHES:
+        return None
     names = [_only_required(branch) for branch in branches]
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         return None
