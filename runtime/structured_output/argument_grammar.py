@@ -19,6 +19,9 @@ _MAX_LENGTH = 2000
 """Longer texts are not counted."""
 
 _SHARED = ("$defs", "definitions")
+_MAX_SHARED = 1 << 20
+"""Characters of the values of one call that bring all definitions with them; further ones are
+free."""
 _KEY = '/[^<>"=:(){}\\[\\],\\s]{1,128}/'
 _ELEMENT_KEY = '/[^<>"=:(){}\\[\\],\\s\\/][^<>"=:(){}\\[\\],\\s]{0,127}/'
 _BREAK = '"\\n"?'
@@ -49,6 +52,7 @@ class ArgumentRules:
         self.rules: list[str] = []
         self._nested: dict[int, str] = {}
         """The rules of schemas that may contain themselves."""
+        self._n_shared = 0
 
     def add(self, expression: str, *, attributes: str = "") -> str:
         name = f"{self._prefix}x{len(self.rules)}"
@@ -158,7 +162,9 @@ class ArgumentRules:
         if not all(name.startswith(tuple(f"#/{shared}/" for shared in _SHARED)) for name in names):
             return json_rule({})
         shared = {name: value for name, value in self._root.items() if name in _SHARED and names}
-        return json_rule({**shared, **schema})
+        rule = json_rule({**shared, **schema})
+        self._n_shared += len(rule) if names else 0
+        return rule if self._n_shared <= _MAX_SHARED else json_rule({})
 
     # --- elements ---------------------------------------------------------------------------
 

@@ -230,3 +230,17 @@ def test_whatever_the_grammar_lets_be_written_is_read(
     assert parser.n_calls == 1, text
     begun = "".join(piece.arguments for piece in pieces if isinstance(piece, CallDelta))
     jsonschema.validate(json.loads(begun), SHORT.parameters)
+
+
+def test_many_references_to_large_definitions_make_no_endless_grammar() -> None:
+    """Each brought all definitions with it: hundreds of megabytes."""
+    members = {f"m{i}": {"type": "integer"} for i in range(400)}
+    parameters = {
+        "$defs": {"a": {"type": "object", "properties": members}},
+        "type": "object",
+        "properties": {f"p{i}": {"$ref": "#/$defs/a"} for i in range(400)},
+    }
+    tool = Tool(name="t", parameters=parameters)
+    tagged = next(format for format in FORMATS if format.encoding == "tags")
+    grammar = calls_grammar(tagged, (tool,), json.dumps, several=False, after_opening=True)
+    assert len(grammar) < 2**21
