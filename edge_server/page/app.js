@@ -6,7 +6,7 @@ import {call, json} from "./api.js";
 import {session} from "./browser_storage.js";
 import {asMarkdown, chatsIn} from "./chats/chat_file.js";
 import {ChatList} from "./chats/chat_list.js";
-import {addNode, newChat, pathOf} from "./chats/chat_tree.js";
+import {addNode, newChat, pathOf, titleOf} from "./chats/chat_tree.js";
 import {Library} from "./chats/library.js";
 import {Composer} from "./composer.js";
 import {Conversation} from "./conversation.js";
@@ -216,7 +216,7 @@ function goTo(leaf) {
 
 function send(text, files = composer.take()) {
   if (!text.trim() && !files.length) return;
-  if (!chat.leaf) chat.title = (text.trim() || files[0].name).split("\n")[0].slice(0, 60);
+  if (!chat.leaf) chat.title = titleOf(text.trim() || files[0].name);
   const node = addNode(chat, {role: "user", text, files});
   drawTitle();
   conversation.add(node);
@@ -367,7 +367,9 @@ const composer = new Composer({
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !$("dialog").open && !$("models").matches(":popover-open")) answering.stop(chat.id);
+  if (event.key !== "Escape" || $("dialog").open || $("models").matches(":popover-open")) return;
+  if (closeSide()) $("toggle-side").focus();
+  else answering.stop(chat.id);
 });
 addEventListener("online", () => { if (!isGreeted) greet(); });
 $("stop").addEventListener("click", () => answering.stop(chat.id));

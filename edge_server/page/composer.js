@@ -171,8 +171,8 @@ export class Composer {
   #draw() {
     $("files").replaceChildren(...this.files.map((file) => h("li", {class: "chip"},
       file.image ? h("img", {src: file.image, alt: ""}) : null,
-      file.image ? `${file.name} · needs the cloud`
-        : file.nTokens === null ? file.name : `${file.name} · ${count(file.nTokens)} tokens`,
+      h("span", {class: "file-name", title: file.name}, file.name),
+      file.image ? h("span", {}, "needs the cloud") : file.nTokens === null ? null : h("span", {}, `${count(file.nTokens)} tokens`),
       h("button", {class: "icon small", type: "button", "aria-label": `Remove ${file.name}`, onclick: () => {
         this.set(this.files.filter((other) => other !== file));
       }}, "✕"))));

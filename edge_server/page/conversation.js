@@ -81,7 +81,7 @@ export class Conversation {
       h("button", {class: "quiet small", type: "button", onclick: (event) => copy(node.text, event.currentTarget), "aria-label": "Copy the message"}, "Copy"),
       h("button", {class: "quiet small", type: "button", onclick: () => this.actions.edit(node)}, "Edit"));
     this.#addBranches(actions, node, branches);
-    const attached = (node.files ?? []).map((file) => h("span", {class: "chip"}, file.name));
+    const attached = (node.files ?? []).map((file) => h("span", {class: "chip"}, h("span", {class: "file-name", title: file.name}, file.name)));
     const bubble = node.text ? h("div", {class: "bubble", dir: "auto"}, node.text) : null;
     return h("article", {class: "message user", "aria-label": "You"}, bubble, ...attached, actions);
   }

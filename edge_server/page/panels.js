@@ -43,26 +43,49 @@ export function showScheme() {
   document.documentElement.style.colorScheme = ["light", "dark"].includes(scheme) ? scheme : "";
 }
 
-/** Closes the list of chats where it lies over the page. */
+/** Closes the list of chats where it lies over the page. Returns whether it did. */
 export function closeSide() {
+  const isOpen = document.body.classList.contains("side-open");
   document.body.classList.remove("side-open");
   $("toggle-side").setAttribute("aria-expanded", "false");
+  return isOpen;
 }
 
-/** A panel that a button opens and closes. */
+/** A panel that a button opens and closes; one at a time has place. It has the keyboard while it is open, and Esc closes it. */
 export class Panel {
+  static #shown = null;
+
   constructor(node, button) {
     this.node = node;
     this.button = button;
+    node.tabIndex = -1;
+    node.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      event.stopPropagation(); // it would stop the answer
+      this.open(false);
+    });
     button.addEventListener("click", () => this.open(this.node.hidden));
   }
 
   open(isOpen) {
+    const hadFocus = this.node.contains(document.activeElement);
+    const before = Panel.#shown;
+    Panel.#shown = isOpen ? this : null;
+    if (before && before !== this) before.#set(false);
+    this.#set(isOpen);
+    closeSide();
+    document.body.classList.toggle("panel-open", isOpen);
+    if (isOpen) {
+      this.show();
+      this.node.focus();
+    } else if (hadFocus) {
+      (this.button.checkVisibility({visibilityProperty: true}) ? this.button : $("toggle-side")).focus();
+    }
+  }
+
+  #set(isOpen) {
     this.node.hidden = !isOpen;
     this.button.setAttribute("aria-expanded", String(isOpen));
-    closeSide();
-    document.body.classList.toggle("panel-open", document.querySelector("aside:not([hidden])") !== null);
-    if (isOpen) this.show();
   }
 
   head(title) {

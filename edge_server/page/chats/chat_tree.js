@@ -4,11 +4,18 @@
 // message: {id, parent, role, text, at, …}; an answer's other fields are those of answer_state.js
 
 export const NO_TITLE = "New chat";
+const MOST_TITLE_CHARS = 60;
 
 export const newId = () => crypto.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 
 export function newChat(dial, model = "") {
   return {id: newId(), title: NO_TITLE, created: Date.now(), updated: Date.now(), dial, model, leaf: null, nodes: {}};
+}
+
+/** What a chat is called that begins with *text*: its first line, cut at a word. */
+export function titleOf(text) {
+  const [line] = text.split("\n");
+  return line.length > MOST_TITLE_CHARS ? `${line.slice(0, MOST_TITLE_CHARS).replace(/\s+\S*$|[\uD800-\uDBFF]$/, "")} …` : line;
 }
 
 /** The messages from the first to *leaf*. */

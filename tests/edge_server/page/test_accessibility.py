@@ -8,8 +8,10 @@ from importlib.resources import files
 import pytest
 from playwright.sync_api import expect
 
+from tests.answers import STORY
 from tests.edge_server.conftest import Server
 from tests.edge_server.page.conftest import Visit
+from tests.edge_server.page.test_page import without_end
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
@@ -39,7 +41,6 @@ def test_axe_finds_nothing_serious(routed: Server, visit: Open, fake: Fake, sche
     assert findings(one) == []
     one.page.keyboard.press("Escape")
     one.page.select_option("#dial", "ask")
-    one.page.click("#open-device")
     one.page.click("#open-settings")
     one.send(LETTER)
     card = one.page.locator(".consent")
@@ -48,6 +49,7 @@ def test_axe_finds_nothing_serious(routed: Server, visit: Open, fake: Fake, sche
     assert findings(one) == []
     card.get_by_role("button", name="Yes, once").click()
     one.wait_end()
+    one.page.click("#open-device")
     expect(one.page.locator(".handoffs")).to_contain_text("rules")
     expect(one.page.locator(".taken-back")).to_have_count(0)  # it is fading
     assert findings(one) == []
@@ -108,3 +110,34 @@ def test_a_model_is_chosen_and_consent_given_with_the_keyboard(
     press("Enter")
     one.wait_end()
     assert one.page.locator(".seam").count() == 1
+
+
+def test_one_panel_has_place_and_the_keyboard(local: Server, visit: Open) -> None:
+    # Two cut the page into halves, and on a phone the focus was nowhere. Esc stopped the answer.
+    one = visit(local)
+    page, press = one.page, one.page.keyboard.press
+    without_end(one)
+    one.send(STORY)
+    page.wait_for_selector(".answer .markdown p")
+    page.locator("#open-device").focus()
+    press("Enter")
+    expect(page.locator("#device")).to_be_focused()
+    page.click("#open-settings")
+    expect(page.locator("aside:visible")).to_have_id("settings")
+    expect(page.locator("#settings")).to_be_focused()
+    press("Escape")
+    expect(page.locator("aside:visible")).to_have_count(0)
+    expect(page.locator("#open-settings")).to_be_focused()
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.click("#toggle-side")
+    page.click("#open-settings")
+    expect(page.locator("#settings")).to_be_focused()
+    press("Escape")
+    expect(page.locator("#toggle-side")).to_be_focused()
+    press("Enter")
+    expect(page.locator("#new-chat")).to_be_focused()
+    press("Escape")
+    expect(page.locator("#toggle-side")).to_be_focused()
+    expect(page.locator(".answer.running")).to_have_count(1)
+    press("Escape")
+    one.wait_end()

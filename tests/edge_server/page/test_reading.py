@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from tests.answers import STORY
 from tests.edge_server.conftest import Server
@@ -64,6 +64,17 @@ def test_a_long_text_that_is_pasted_becomes_a_file(local: Server, visit: Open) -
 def test_words_without_end_and_wide_tables_stay_in_their_places(local: Server, visit: Open) -> None:
     one = visit(local, viewport={"width": 360, "height": 740})
     wide = "w" * 400
+    # The button that removes a file was cut off with the end of the file's name.
+    file: FilePayload = {"name": "w" * 90, "mimeType": "text/plain", "buffer": b"a fox"}
+    one.page.set_input_files("#attach-file", file)
+    one.page.locator("#files").get_by_text("tokens").wait_for()
+    ends = """[...document.querySelectorAll('#files :is(li, button)')].map(
+        (node) => node.getBoundingClientRect().right
+    )"""
+    chip, button = one.page.evaluate(ends)
+    assert button <= chip
+    one.page.get_by_role("button", name="Remove w").click()
+    expect(one.page.locator("#files .chip")).to_have_count(0)
     table = f"| {wide} | b |\n|---|---|\n| 1 | 2 |"
     text = f"{wide}\n\n{table}\n\n```\n{wide}\n```\n\n`{wide}`\n\n> {wide}"
     one.answer_with({"id": "c", "choices": [{"index": 0, "delta": {"content": text}}]})
@@ -71,6 +82,7 @@ def test_words_without_end_and_wide_tables_stay_in_their_places(local: Server, v
     one.wait_end()
     assert one.page.evaluate("document.documentElement.scrollWidth") <= 360
     assert one.page.evaluate("log.scrollWidth <= log.clientWidth")
+    expect(one.page.locator("#title")).to_have_text(f"{wide[:60]} …")
 
 
 def test_text_from_right_to_left_is_set_so(local: Server, visit: Open) -> None:
