@@ -3,7 +3,7 @@
 import {json} from "./api.js";
 import {session} from "./browser_storage.js";
 import {$, h} from "./dom.js";
-import {count} from "./numbers.js";
+import {count, counted} from "./numbers.js";
 
 const MOST_FILE_BYTES = 512 * 1024;
 const MOST_IMAGE_BYTES = 32 * 1024 * 1024;
@@ -172,7 +172,7 @@ export class Composer {
     $("files").replaceChildren(...this.files.map((file) => h("li", {class: "chip"},
       file.image ? h("img", {src: file.image, alt: ""}) : null,
       h("span", {class: "file-name", title: file.name}, file.name),
-      file.image ? h("span", {}, "needs the cloud") : file.nTokens === null ? null : h("span", {}, `${count(file.nTokens)} tokens`),
+      file.image ? h("span", {}, "needs the cloud") : file.nTokens === null ? null : h("span", {}, counted(file.nTokens, "token", "tokens")),
       h("button", {class: "icon small", type: "button", "aria-label": `Remove ${file.name}`, onclick: () => {
         this.set(this.files.filter((other) => other !== file));
       }}, "✕"))));

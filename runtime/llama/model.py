@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -211,8 +212,7 @@ class LlamaModel:
         buffer = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self.handle, buffer, 256)
         said = buffer.value.decode("utf-8", "replace")
-        # It derives sizes from the number of layers, and has no name for those of small models.
-        return said.replace("?B", n_params_text(self.n_params))
+        return with_n_params(said, self.n_params)
 
     @property
     def n_params(self) -> int:
@@ -227,6 +227,12 @@ class LlamaModel:
         if self.handle:
             lib.llama_model_free(self.handle)
             self.handle = None
+
+
+def with_n_params(said: str, n_params: int) -> str:
+    """What llama.cpp says of a model, with the number of its parameters: its own is guessed by the
+    number of layers, such as 256M for SmolLM2-135M. Those of experts ("8x7B") stay."""
+    return re.sub(r"(?<= )(\?|[0-9.]+)[BM](?= )", n_params_text(n_params), said, count=1)
 
 
 def _has_tensor(path: Path, name: str) -> bool:

@@ -17,6 +17,7 @@ import pytest
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.errors import ContextOverflow, EngineBusy, InvalidRequest, ModelError
 from spillover.runtime.events import Delta, Prefilling, Queued
+from spillover.runtime.llama.model import with_n_params
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest
@@ -78,8 +79,11 @@ def test_a_stream_begins_with_queued_and_ends_with_finished(engine: LocalEngine)
 
 
 def test_a_model_is_described_by_kind_size_and_quantization(engine: LocalEngine) -> None:
-    """llama.cpp writes "?B" for sizes that it has no name for."""
+    """llama.cpp writes "?B" for sizes that it has no name for, and guesses others: SmolLM2-135M was
+    called 256M."""
     assert engine.card.description.startswith("llama 5.8M ")
+    assert with_n_params("llama 256M Q4_1", 134_515_008) == "llama 0.13B Q4_1"
+    assert with_n_params("llama 8x7B Q4_0", 46_700_000_000) == "llama 8x7B Q4_0"
 
 
 def test_batched_greedy_answers_equal_single_ones(engine: LocalEngine) -> None:
