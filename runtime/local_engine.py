@@ -123,8 +123,9 @@ class LocalEngine:
         After a cancellation it ends within CANCEL_PATIENCE_S, whatever the worker does.
         Raises ImagesRefused for a conversation with images.
         """
+        request = expect(request, GenerationRequest, "request").checked()
         request.refuse_images(self.name)
-        ticket = self._dispatcher.submit(request.checked(), _seed_of(request))
+        ticket = self._dispatcher.submit(request, _seed_of(request))
         yield from self._answer(ticket, cancellation)
 
     def embed(
@@ -132,7 +133,8 @@ class LocalEngine:
     ) -> Generator[EngineEvent]:
         """Yield an Embedded event for each input, in any order, then Finished; otherwise as
         stream()."""
-        yield from self._answer(self._dispatcher.submit(request.checked()), cancellation)
+        request = expect(request, EmbeddingRequest, "request").checked()
+        yield from self._answer(self._dispatcher.submit(request), cancellation)
 
     def _answer(self, ticket: Ticket, cancellation: Cancellation | None) -> Generator[EngineEvent]:
         cancellation = cancellation or Cancellation()

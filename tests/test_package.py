@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,6 @@ import pytest
 import spillover
 
 SOURCE = Path(__file__).parent.parent / "__init__.py"
-README = SOURCE.with_name("README.md")
 
 
 def in_a_new_process(code: str) -> str:
@@ -49,11 +49,20 @@ def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
     assert for_checkers == found
 
 
-def test_the_readme_imports_public_names() -> None:
-    example = README.read_text("utf-8").partition("```python\n")[2].partition("```")[0]
-    imports = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)]
-    names = {alias.name for node in imports if node.module == "spillover" for alias in node.names}
-    assert {"LocalEngine", "Router"} <= names <= set(spillover.__all__)
+@pytest.mark.parametrize("path", ["README.md", "docs/library.md", "docs/embeddings.md"])
+def test_examples_import_public_names(path: str) -> None:
+    text = SOURCE.parent.joinpath(path).read_text("utf-8")
+    for example in re.findall(r"```python\n(.*?)```", text, re.S):
+        nodes = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.ImportFrom)]
+        ours = [node for node in nodes if (node.module or "").startswith("spillover")]
+        assert {node.module for node in ours} == {"spillover"}
+        assert {alias.name for node in ours for alias in node.names} <= set(spillover.__all__)
+
+
+def test_the_page_about_programs_names_what_is_public() -> None:
+    text = SOURCE.parent.joinpath("docs/library.md").read_text("utf-8")
+    named = set(re.findall(r"`([A-Z][A-Za-z]+)(?=[`(])", text))
+    assert named <= set(spillover.__all__)
 
 
 def test_a_name_that_is_not_there_is_the_usual_error() -> None:

@@ -86,6 +86,17 @@ def test_a_model_is_described_by_kind_size_and_quantization(engine: LocalEngine)
     assert with_n_params("llama 8x7B Q4_0", 46_700_000_000) == "llama 8x7B Q4_0"
 
 
+def test_messages_may_be_dicts_and_requests_must_be_requests(engine: LocalEngine) -> None:
+    # Both were an AttributeError: programs write messages as they do for other clients.
+    messages: Any = ({"role": "user", "content": "Hello"},)
+    request = GenerationRequest(messages=messages, max_tokens=2)
+    assert end_of(list(engine.stream(request))).usage.completion_tokens == 2
+    text: Any = "Hello"
+    for ask_it in (engine.stream, engine.embed):
+        with pytest.raises(InvalidRequest, match=r"must be a \w+, not a str"):
+            next(ask_it(text))
+
+
 def test_batched_greedy_answers_equal_single_ones(engine: LocalEngine) -> None:
     requests = [ask(prompt, max_tokens=24, reuse_prefix=False) for prompt in PROMPTS[:4]]
     single = [text_of(engine.stream(request)) for request in requests]
