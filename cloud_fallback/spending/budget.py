@@ -131,6 +131,8 @@ class Budget:
         that have a limit or were paid this month. Creates no file. Raises LedgerUnavailable."""
         known = (None, *providers, *self.settings.providers)
         if not self.database.path.exists():
+            if not self.settings.is_unlimited:
+                self.database.check_place()
             return ledger.lines(None, self.settings, dict.fromkeys(known), self.clock())
         with self.database.transaction() as connection:
             now = self.clock()

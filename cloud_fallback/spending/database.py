@@ -85,6 +85,15 @@ class Database:
                 self._close()
                 raise LedgerUnavailable(_message(self.path, error)) from error
 
+    def check_place(self) -> None:
+        """Raise LedgerUnavailable where the file is not there and cannot be made."""
+        folder = next(each for each in self.path.absolute().parents if os.path.exists(each))
+        as_self = os.access in os.supports_effective_ids
+        may = os.access(folder, os.W_OK | os.X_OK, effective_ids=as_self)
+        if not self.path.exists() and not may:
+            why = f"no file can be made in {folder}; make it writable, or set data_dir"
+            raise LedgerUnavailable(_message(self.path, OSError(why)))
+
     def close(self) -> None:
         with self._lock:
             self._close()

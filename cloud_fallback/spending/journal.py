@@ -67,10 +67,10 @@ class HandoffJournal:
     def recent(
         self, limit: int = 50, *, before: int | None = None, owner: str | None = None
     ) -> list[HandoffRecord]:
-        """The newest handoffs, newest first: older than number *before*, of *owner*.
-
-        Raises LedgerUnavailable.
-        """
+        """The newest handoffs, newest first: older than number *before*, of *owner*. Creates no
+        file. Raises LedgerUnavailable."""
+        if not self._database.path.exists():
+            return []
         with self._database.transaction() as connection:
             rows = connection.execute(
                 "SELECT id, at, answer_id, handoff, seam FROM handoffs"

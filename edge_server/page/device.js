@@ -47,16 +47,14 @@ export class DevicePanel extends Panel {
     clearTimeout(this.#timer);
     if (this.node.hidden) return;
     try {
-      const [device, budget, handoffs] = await Promise.all([json(`v1/device?model=${encodeURIComponent(this.model())}`), json("v1/budget"), json("v1/handoffs?limit=8")]);
+      const device = await json(`v1/device?model=${encodeURIComponent(this.model())}`);
       this.#isWriting = device.n_running > 0;
       this.#drawFacts(device);
       this.#drawLimits(device);
-      this.spending.replaceChildren(...spendingOf(budget.data));
-      this.handoffs.replaceChildren(...handoffs.data.map(handoffNode));
-      if (!handoffs.data.length) this.handoffs.append(h("li", {class: "quiet-text"}, "None yet."));
     } catch (error) {
       this.facts.replaceChildren(h("dd", {}, error.message));
     }
+    await Promise.all([fill(this.spending, "v1/budget", spendingOf), fill(this.handoffs, "v1/handoffs?limit=8", handoffsOf)]);
     clearTimeout(this.#timer);
     if (document.hidden) document.addEventListener("visibilitychange", () => this.#refresh(), {once: true});
     else this.#timer = setTimeout(() => this.#refresh(), this.#isWriting ? REFRESH_WRITING_MS : REFRESH_MS);
@@ -87,6 +85,18 @@ export class DevicePanel extends Panel {
     this.facts.replaceChildren(...rows.filter(([, value]) => value !== null).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
   }
 }
+
+/** Shows in *place* the nodes that *show* makes of what *path* lists, or why it cannot be listed. */
+async function fill(place, path, show) {
+  try {
+    place.replaceChildren(...show((await json(path)).data));
+  } catch (error) {
+    const line = place.tagName === "UL" ? "li" : "p";
+    place.replaceChildren(h(line, {class: "quiet-text"}, error.message));
+  }
+}
+
+const handoffsOf = (all) => (all.length ? all.map(handoffNode) : [h("li", {class: "quiet-text"}, "None yet.")]);
 
 function handoffNode(one) {
   return h("li", {}, `${one.reason_in_words} → ${nameOf(one.to)}`,

@@ -67,10 +67,8 @@ def test_a_record_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
     assert "it is damaged" in problem.what
 
 
-def test_without_a_limit_or_a_record_nothing_is_shown_and_no_file_is_created(
-    tmp_path: Path,
-) -> None:
+def test_without_a_limit_nothing_is_shown_and_no_file_is_created(tmp_path: Path) -> None:
     unlimited = msgspec.structs.replace(settings_of(tmp_path), cloud=CloudSettings())
-    for settings in (settings_of(tmp_path), unlimited):
-        assert found(settings) == Findings(python="3")
+    assert found(unlimited) == Findings(python="3")
+    assert found(settings_of(tmp_path)).spent[0] == "0 of 0.5 USD this day (all providers)"
     assert list(tmp_path.iterdir()) == []

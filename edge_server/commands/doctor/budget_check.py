@@ -15,7 +15,7 @@ def check_budget(findings: Findings, settings: Settings) -> None:
     """Add what is spent of each limit. Without a limit nothing is opened, and no file created."""
     budgets, path = settings.cloud.budget, settings.cloud.ledger
     stays = all(fallback == "never" for fallback in settings.fallbacks.values())
-    if stays or budgets.is_unlimited or not path.exists():
+    if stays or budgets.is_unlimited:
         return
     with closing(Budget.at(path, budgets)) as budget:
         try:

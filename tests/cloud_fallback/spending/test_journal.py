@@ -86,6 +86,13 @@ def test_the_newest_come_first_and_older_ones_page_by_page(journal: HandoffJourn
     assert [record.answer_id for record in rest] == ["answer 2", "answer 1", "answer 0"]
 
 
+def test_a_list_creates_no_file(tmp_path: Path) -> None:
+    # On a read-only file system it was an error, which hid all else of the page's device panel.
+    path = tmp_path / "none" / "ledger.sqlite3"
+    assert HandoffJournal(Database(path)).recent() == []
+    assert not path.parent.exists()
+
+
 def test_owners_see_only_their_own_handoffs(journal: HandoffJournal) -> None:
     journal.handoff("mine", handoff(), owner="me")
     journal.handoff("yours", handoff(), owner="you")

@@ -154,6 +154,17 @@ def test_a_readonly_file_closes_the_budget(readonly_folder: Path, as_a_user: Non
     assert "cannot be" in refused(budget)
 
 
+def test_a_folder_in_which_no_file_can_be_made_is_told_before_anything_is_sent(
+    readonly_folder: Path, as_a_user: None
+) -> None:
+    # `doctor`, GET /v1/budget and /v1/route/explain said that all of the limit was left.
+    path = readonly_folder / "state" / "ledger.sqlite3"
+    budget = Budget.at(path, BudgetSettings(total=LIMITED))
+    with pytest.raises(LedgerUnavailable, match=f"no file can be made in {readonly_folder}"):
+        budget.allowances()
+    assert Budget.at(path, BudgetSettings()).allowances() == []
+
+
 def test_a_folder_in_place_of_the_file_closes_the_budget(
     make_budget: MakeBudget, path: Path
 ) -> None:

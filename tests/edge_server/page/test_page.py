@@ -401,6 +401,9 @@ def test_the_device_panel_shows_doubt_and_its_limits(routed: Server, visit: Open
     expect(panel).to_contain_text("handed over from 100 %")
     expect(panel).to_contain_text("handed over below 1.5")
     expect(panel.locator("svg .value").nth(1)).to_have_attribute("d", re.compile("^M"))
+    one.page.route("**/v1/budget", lambda route: route.fulfill(status=503, body="{}"))
+    expect(panel.locator(".spending")).to_have_text("The server says 503.")
+    expect(panel).to_contain_text("KV cache")  # it hid all else
     one.page.keyboard.press("Escape")
     one.wait_end()
 
