@@ -134,6 +134,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SpilloverError as error:
         print_note(f"spillover: {error}")
         return 1
+    except UnicodeEncodeError as error:  # such as a file's name, which JSON cannot hold
+        print_note(f"spillover: {error.object[:200]!r} is not UTF-8 text: rename it")
+        return 2
     except OSError as error:  # such as a full disk
         _silence_stdout()
         print_note(f"spillover: {shortage(error) or error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,36 @@ def test_text_in_any_script_is_cut_as_before(name: str, tmp_path: Path) -> None:
         assert after.tokenize(text.encode(), add_bos=True, special=True) == wanted, text
     if name in SPLITS:
         assert SPLITS[str(metadata["tokenizer.ggml.pre"])] == SPLITS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer_config.json", '{"bos_token": 3}'),
+        ("tokenizer_config.json", "version https://git-lfs.github.com/spec/v1"),
+        ("tokenizer.json", None),
+    ],
+)
+def test_a_damaged_tokenizer_is_named(
+    name: str, content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended the command with a traceback."""
+    folder = tiny_models.write_byte_level(tmp_path / "hf", tiny_models.CONFIGS["llama"])
+    if content is None:
+        parsed = json.loads((folder / name).read_text())
+        parsed["model"]["byte_fallback"] = None
+        content = json.dumps(parsed)
+    (folder / name).write_text(content)
+    assert cli.run(["export", "gguf", str(folder), str(tmp_path / "m.gguf")]) == 1
+    assert f"{name} " in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    tiny_models.write_byte_level(tmp_path / "hf", tiny_models.CONFIGS["llama"]).rename(folder)
+    assert cli.run(["export", "gguf", str(folder), str(tmp_path / "m.gguf")]) == 2
+    assert "is not UTF-8 text: rename it" in capsys.readouterr().err
+    assert not (tmp_path / "m.gguf").exists()
 
 
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
