@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
+from spillover.models.errors import ModelFileError
 from spillover.models.gguf_header import Value
 from spillover.models.onnx_folder import OnnxModelFiles
+from spillover.models.small_files import decode_json
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.from_gguf.splits import SPLITS, Split
 from spillover.quantize.onnx_export.from_gguf.vocabulary import (
@@ -64,12 +67,12 @@ def describe(files: OnnxModelFiles, n_vocab: int) -> dict[str, Value]:
     """The keys of the vocabulary of a model with *n_vocab* embeddings. Raises ExportError for a
     tokenizer that llama.cpp has no like of, ModelError for a damaged one."""
     content = read_tokenizer(files)
-    tokenizer, settings = parse_tokenizer(content, files), read_settings(files)
-    parsed = msgspec.json.decode(content, type=_TokenizerJson)
-    kind = msgspec.json.decode(parsed.model, type=_Kind).type
-    if kind != "BPE":
-        raise ExportError(f"the tokenizer is of the kind {kind[:80]!r}: only BPE is supported")
-    bpe = msgspec.json.decode(parsed.model, type=_Bpe)
+    tokenizer = parse_tokenizer(content, files)
+    try:
+        settings = read_settings(files)
+        parsed, bpe = _parsed(content, files.root / "tokenizer.json")
+    except ModelFileError as error:
+        raise ExportError(str(error)) from error
     found: dict[str, Value] = {}
     if bpe.byte_fallback:
         _put(found, **_sentence_piece(parsed, bpe, n_vocab))
@@ -92,6 +95,15 @@ def describe(files: OnnxModelFiles, n_vocab: int) -> dict[str, Value]:
     if settings.chat_template is not None:
         found["tokenizer.chat_template"] = settings.chat_template
     return found
+
+
+def _parsed(content: bytes, path: Path) -> tuple[_TokenizerJson, _Bpe]:
+    """Raises ModelFileError, and ExportError for a tokenizer of another kind."""
+    parsed = decode_json(content, _TokenizerJson, path)
+    kind = decode_json(parsed.model, _Kind, path).type
+    if kind != "BPE":
+        raise ExportError(f"the tokenizer is of the kind {kind[:80]!r}: only BPE is supported")
+    return parsed, decode_json(parsed.model, _Bpe, path)
 
 
 def _put(found: dict[str, Value], **values: Value) -> None:

@@ -26,6 +26,7 @@ from spillover.quantize.plan.commands import gguf_export, new_name, onnx_export,
 from spillover.quantize.plan.device_speed import DeviceSpeed
 from spillover.quantize.plan.gguf_sizes import GgufSize, SizesOrder, gguf_sizes
 from spillover.quantize.plan.recipes import GGUF_RECIPES, ONNX_RECIPES
+from spillover.runtime.errors import ModelError
 
 _BASE_BYTES = {"llama.cpp": 70 << 20, "ONNX Runtime": 130 << 20}
 """Resident memory of a process with a tiny model."""
@@ -103,7 +104,7 @@ def _gguf_problem(path: Path, stored: HfSource | GgufSource) -> str:
         return ""
     try:
         check_folder(path, "F16")
-    except ExportError as error:
+    except (ExportError, ModelError) as error:
         return str(error)
     return ""
 

@@ -256,6 +256,12 @@ def test_files_that_are_not_safetensors_are_refused(content: bytes, tmp_path: Pa
         SafetensorsFile(tmp_path / "m.safetensors")
 
 
+def test_a_pointer_in_place_of_the_weights_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
+    with pytest.raises(ExportError, match="git lfs pull"):
+        SafetensorsFile(tmp_path / "m.safetensors")
+
+
 def test_an_index_may_not_lead_out_of_the_folder(tmp_path: Path) -> None:
     tiny_models.write(tmp_path / "hf", CONFIGS["llama"], files=2)
     index = {"weight_map": {"a": "../secret.safetensors"}}

@@ -19,6 +19,9 @@ MAX_HEADER_BYTES = 100 << 20
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
+_LFS = b"version https://git-lfs"
+
+
 class _Entry(Struct):
     dtype: str
     shape: list[int]
@@ -39,6 +42,8 @@ class SafetensorsFile:
                 raise self._incomplete() from error
             raise ExportError(f"{path} cannot be read: {error.strerror or error}") from error
         self._data = np.frombuffer(self._map, np.uint8)
+        if self._map[: len(_LFS)] == _LFS:
+            raise ExportError(f"{path} is a Git LFS pointer: run `git lfs pull` to get the file")
         length = int.from_bytes(self._data[:8].tobytes(), "little")
         if self._size < 8 or length > min(self._size - 8, MAX_HEADER_BYTES):
             raise self._incomplete()
