@@ -340,6 +340,7 @@ class Scheduler:
             self._pace.observe_take(sum(read.n for read in reads), self._clock() - started)
         for read in reads:
             self._outputs.take_read(read)
+        self._out.flush()  # no step may follow
 
     def _step(self) -> None:
         plan = plan_step(self._queues, self._pace, self._clock() - self._stepped)

@@ -167,14 +167,18 @@ def test_a_client_that_leaves_in_the_middle_of_a_batch_frees_its_place(
     assert loop.scheduler.n_queued == 0
 
 
-def test_a_prompt_outlives_the_streams_beside_it(loop: Loop, gate: Gate) -> None:
+@pytest.mark.parametrize(("n_prompt", "max_tokens"), [(300, 2), (70, 1)])
+def test_a_prompt_outlives_the_streams_beside_it(
+    loop: Loop, gate: Gate, n_prompt: int, max_tokens: int
+) -> None:
+    """Where its answer ended with its first token, that came only when somebody else asked."""
     run_streams(loop, 2)
-    loop.submit(9, 300, max_tokens=2)
+    loop.submit(9, n_prompt, max_tokens=max_tokens)
     assert gate.entered.wait(60)
     cancel(loop, 1, 2)
     gate.opened.set()
     (end,) = finish(loop, 9)
-    assert end.usage.completion_tokens == 2
+    assert end.usage.completion_tokens == max_tokens
 
 
 def test_the_loop_stops_in_the_middle_of_a_batch(loop: Loop, gate: Gate) -> None:
