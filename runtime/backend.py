@@ -26,6 +26,10 @@ N_CHECKED = 16
 far ahead are seldom right."""
 
 
+N_PART = 512
+"""Tokens whose KV cells are saved, restored or copied at once while others generate, whom those of
+a long conversation would hold up."""
+
 NO_MEMORY = (MemoryError, OSError)
 """What Python raises where the system gives no memory."""
 
@@ -196,7 +200,8 @@ class KvSaver(Protocol):
 
     @property
     def saves_parts(self) -> bool:
-        """Whether a part takes as much less time to save as it is shorter."""
+        """Whether a part takes as much less time to save and to append as it is shorter, and to
+        copy where that takes cells."""
         ...
 
     @property
@@ -244,7 +249,8 @@ class PromptReader(Protocol):
         """Wait for the batch, and put what was read of the *wanted* sequences into the KV cache.
         Its outputs, those of all its Rows that want logits, replace those of the last call.
 
-        Return False, with nothing changed, when it could not be read here after all.
+        Return False, with nothing changed, when it could not be read here after all, or when more
+        of what comes before it has to be copied first.
         Raises KvFull, DecodeAborted, DecodeFailed.
         """
         ...
@@ -347,8 +353,8 @@ class Backend(Vocabulary, Protocol):
         ...
 
     def copy(self, source: int, target: int, n_tokens: int) -> int:
-        """Share the first *n_tokens* of *source* with the empty *target*; return how many it has
-        now."""
+        """Share the first *n_tokens* of *source* with *target*, which is empty or, where that takes
+        cells, begins with fewer of them. Return how many it has now."""
         ...
 
     @property

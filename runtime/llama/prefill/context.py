@@ -47,10 +47,11 @@ class Reading(Struct):
     """A batch, and what the context needs before it."""
 
     batch: Sequence[Rows]
+    """Empty where more cells have to be fetched first."""
     dropped: list[int]
     """Sequences whose cells are of no use any more."""
-    fetched: list[tuple[Rows, int, SavedKv]]
-    """The cells from a position on to the beginning of the rows."""
+    fetched: list[tuple[int, int, int, SavedKv]]
+    """The cells of a sequence from a position on to another one."""
     n_cells: int
     """Cells that are needed in all."""
 
@@ -137,16 +138,24 @@ class PrefillContext:
 
     # --- the three parts of a read ----------------------------------------------------------
 
-    def prepare(self, batch: Sequence[Rows], main: LlamaContext) -> Reading:
-        """Copy from *main* what comes before *batch* and is not here."""
+    def prepare(
+        self, batch: Sequence[Rows], main: LlamaContext, n_most: int | None = None
+    ) -> Reading:
+        """Copy from *main* what comes before *batch* and is not here. Where that is more than
+        *n_most* cells, only these are fetched, and nothing is read yet."""
         self._flag.reset()
-        fetched = []
+        n_left = sum(rows.start for rows in batch) if n_most is None else n_most
+        fetched, is_ready = [], True
         for rows in batch:
             valid = self.keep(rows.seq, rows.start)
-            if not main.can_save(rows.seq, valid, rows.start):
+            end = min(valid + n_left, rows.start)
+            if not main.can_save(rows.seq, valid, end):
                 valid = self._valid[rows.seq] = 0  # a window has lost some: only all can be
-            if valid < rows.start:
-                fetched.append((rows, valid, main.save(rows.seq, valid, rows.start)))
+                end = rows.start
+            if valid < end:
+                fetched.append((rows.seq, valid, end, main.save(rows.seq, valid, end)))
+            n_left = max(n_left - (end - valid), 0)
+            is_ready = is_ready and end == rows.start
         n_cells = self.n_cells_for(batch)
         # Prompts that are read in turns keep their cells while there is room for all.
         n_others = sum(self._valid.values()) - sum(self._valid.get(rows.seq, 0) for rows in batch)
@@ -154,9 +163,11 @@ class PrefillContext:
             present = {rows.seq for rows in batch}
             self._valid = {seq: n for seq, n in self._valid.items() if seq in present}
         dropped = [seq for seq, n in self._held.items() if self._valid.get(seq, 0) < n]
-        for rows in batch:
+        for seq, _, end, _ in fetched:
+            self._valid[seq] = end
+        for rows in batch if is_ready else ():
             self._valid[rows.seq] = rows.start + len(rows.tokens)
-        return Reading(batch, dropped, fetched, n_cells)
+        return Reading(batch if is_ready else (), dropped, fetched, n_cells)
 
     def run(self, reading: Reading) -> Read:
         """Evaluate a batch. After an exception nothing else may be called but close().
@@ -165,10 +176,13 @@ class PrefillContext:
         """
         context = self._with_cells(reading.n_cells, reading.dropped)
         context.set_threads(self.n_threads)
-        for rows, start, part in reading.fetched:
-            if not context.append(rows.seq, start, rows.start, part):
+        for seq, start, end, part in reading.fetched:
+            if not context.append(seq, start, end, part):
                 raise KvFull
+            self._held[seq] = end
         reading.fetched.clear()
+        if not reading.batch:
+            return Read([], [])
         outputs = context.decode(reading.batch)
         parts = []
         for rows in reading.batch:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
-from spillover.runtime.backend import NO_MEMORY, Rows
+from spillover.runtime.backend import N_PART, NO_MEMORY, Rows
 from spillover.runtime.llama.context import LlamaContext
 from spillover.runtime.llama.prefill.context import NO_ROOM, PrefillContext, Read, Reading
 from spillover.runtime.machine.priority import lower_thread_priority
@@ -69,7 +69,7 @@ class LlamaPromptReader:
         if prefill is None:
             return False
         try:
-            reading = prefill.prepare(batch, self._main)
+            reading = prefill.prepare(batch, self._main, N_PART)
         except NO_MEMORY:
             prefill.close()
             return False
@@ -127,6 +127,8 @@ class LlamaPromptReader:
                 )
                 return False
             raise
+        if not self._reading.batch:
+            return False
         prefill.hand_over(self._reading, read, self._main, wanted)
         self._answer(prefill, read.outputs)
         return True

@@ -14,11 +14,20 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from spillover.runtime.backend import DecodeAborted, DecodeFailed, KvFull, Logits, Rows, Tokens
+from spillover.runtime.backend import (
+    DecodeAborted,
+    DecodeFailed,
+    KvFull,
+    Logits,
+    Rows,
+    SavedKv,
+    Tokens,
+)
 from spillover.runtime.errors import ModelError
 from spillover.runtime.llama.backend import LlamaBackend
 from spillover.runtime.llama.context import LlamaConfig, LlamaContext
 from spillover.runtime.llama.library import lib
+from spillover.runtime.llama.prefill import prompt_reader
 from spillover.runtime.llama.prefill.context import PrefillContext
 from spillover.runtime.llama.prefill.prompt_reader import LlamaPromptReader
 from spillover.runtime.sampling import Sampling
@@ -156,6 +165,37 @@ def test_a_prompt_is_read_after_a_prefix_that_the_main_context_holds(
     (found,) = read_beside(backend, [Rows(1, 290, tokens[290:], True)])
     backend.keep(0, 0)
     assert near(found, read_here(backend, 0, tokens))
+
+
+def test_a_long_prefix_is_fetched_in_parts_between_which_the_main_context_goes_on(
+    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_reader, "N_PART", 64)
+    sizes, save = list[int](), LlamaContext.save
+
+    def noted(context: LlamaContext, seq: int, start: int, end: int) -> SavedKv:
+        if context is backend._main:
+            sizes.append(end - start)
+        return save(context, seq, start, end)
+
+    tokens, others = prompt(400), prompt(200, salt=3)
+    read_here(backend, 0, tokens[:300])
+    read_here(backend, 2, others[:100])
+    monkeypatch.setattr(LlamaContext, "save", noted)
+    batch = [Rows(0, 300, tokens[300:], True), Rows(2, 100, others[100:], True)]
+    n_fetches = 0
+    while True:
+        assert start(backend, batch).wait(60)
+        if reader_of(backend).take([0, 2]):
+            break
+        n_fetches += 1
+        read_here(backend, 4, tokens[:31])
+        backend.keep(4, 0)
+    found = [backend.logits(output).copy() for output in range(2)]
+    assert (sum(sizes), max(sizes), n_fetches) == (400, 64, 6)
+    assert near(found[0], read_here(backend, 1, tokens))
+    assert near(found[1], read_here(backend, 3, others))
+    assert near(after(backend, 0, 400), after(backend, 1, 400))
 
 
 def test_a_sequence_that_was_cut_goes_on_with_other_words(backend: LlamaBackend) -> None:
