@@ -1,19 +1,20 @@
 """The KV cache of graphs that write into it: for each layer one array with a slot per sequence.
 
 Sequences that are decoded together must be adjacent, so that their part of the array is an array
-too. Therefore sequences change slots when others join or leave.
+too. Therefore sequences change slots when others join or leave. There is one slot more than
+sequences, so that a long one can be copied to another slot in parts, and be read meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from mmap import PAGESIZE
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spillover.runtime.backend import N_CHECKED
+from spillover.runtime.backend import N_CHECKED, N_PART
 from spillover.runtime.onnx.graph.layout import CacheTensor
 from spillover.runtime.onnx.runners.lazy_memory import LazyMemory
 
@@ -35,13 +36,8 @@ class SlotArray:
     def address(self, slot: int) -> int:
         return self._memory.address + slot * self._n_slot_bytes
 
-    def copy(self, source: int, target: int, n_tokens: int) -> None:
-        self.values[target, :, :n_tokens] = self.values[source, :, :n_tokens]
-
-    def swap(self, a: int, b: int, n_tokens: int) -> None:
-        first = self.values[a, :, :n_tokens].copy()
-        self.copy(b, a, n_tokens)
-        self.values[b, :, :n_tokens] = first
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        self.values[target, :, start:end] = self.values[source, :, start:end]
 
     def discard(self, slot: int, n_kept: int) -> None:
         """Return the memory of all but the first *n_kept* tokens."""
@@ -60,10 +56,15 @@ def positions_per_page(cache: CacheTensor, dtype: type[np.generic]) -> int:
 class CacheSlots:
     """Which sequence is in which slot, and how many tokens it has there."""
 
-    def __init__(self, arrays: Sequence[SlotArray], n_slots: int) -> None:
-        self.held = [0] * n_slots
+    def __init__(self, arrays: Sequence[SlotArray], n_seq: int) -> None:
+        """The arrays have a slot more than *n_seq*."""
+        self.held = [0] * n_seq
         self._arrays = arrays
-        self._slot_of = list(range(n_slots))
+        self._slot_of = list(range(n_seq))
+        self._free = n_seq
+        self._moving: int | None = None
+        """A sequence whose first *_n_moved* tokens are in the free slot, too."""
+        self._n_moved = 0
 
     def slot(self, seq: int) -> int:
         return self._slot_of[seq]
@@ -73,58 +74,88 @@ class CacheSlots:
         place others take at once."""
         n_cut = self.held[seq] - n_tokens
         if n_cut > N_CHECKED or (n_cut and not n_tokens):
-            for array in self._arrays:
-                array.discard(self._slot_of[seq], n_tokens)
+            self._discard(self._slot_of[seq], n_tokens)
+        if self._moving == seq:
+            self._n_moved = min(self._n_moved, n_tokens)
         self.held[seq] = n_tokens
 
-    def copy(self, source: int, target: int, n_tokens: int) -> None:
+    def _discard(self, slot: int, n_kept: int) -> None:
         for array in self._arrays:
-            array.copy(self._slot_of[source], self._slot_of[target], n_tokens)
+            array.discard(slot, n_kept)
+
+    def copy(self, source: int, target: int, n_tokens: int) -> None:
+        self._copy(self._slot_of[source], self._slot_of[target], self.held[target], n_tokens)
         self.held[target] = n_tokens
+
+    def _copy(self, source: int, target: int, start: int, end: int) -> None:
+        for array in self._arrays:
+            array.copy(source, target, start, end)
 
     def parts(self, seq: int, start: int, end: int) -> list[npt.NDArray[Any]]:
         """These positions of *seq* in each array: (heads, positions, width)."""
         slot = self._slot_of[seq]
         return [array.values[slot, :, start:end] for array in self._arrays]
 
-    def gather(self, seqs: Sequence[int]) -> int:
-        """Make *seqs* adjacent at the least cost; return their first slot."""
-        slots = sorted(self._slot_of[seq] for seq in seqs)
-        if slots[-1] - slots[0] + 1 == len(slots):
-            return slots[0]
+    def gather(self, seqs: Sequence[int]) -> list[list[int]]:
+        """Make *seqs* adjacent at the least cost; return them by their slots. If more than N_PART
+        tokens have to be moved for that, a part of them is at each call, and meanwhile only those
+        of each group are adjacent."""
+        n_left = N_PART
+        while len(groups := self._groups(seqs)) > 1 and n_left:
+            n_left -= self._move(self._next_to_move(seqs), n_left)
+        return groups
+
+    def _groups(self, seqs: Sequence[int]) -> list[list[int]]:
+        groups: list[list[int]] = []
+        for seq in sorted(seqs, key=self.slot):
+            if groups and self.slot(groups[-1][-1]) + 1 == self.slot(seq):
+                groups[-1].append(seq)
+            else:
+                groups.append([seq])
+        return groups
+
+    def _next_to_move(self, seqs: Sequence[int]) -> int:
+        """The sequence that should have the free slot, so that *seqs* become adjacent."""
+        seq_at = {slot: seq for seq, slot in enumerate(self._slot_of)}
         first = self._cheapest_place(seqs)
-        places = range(first, first + len(seqs))
-        # Sequences already there stay; the others take the remaining places.
-        wanted = set(seqs)
-        strangers = [seq for seq in self._seqs_in(places) if seq not in wanted]
-        outside = [seq for seq in seqs if self._slot_of[seq] not in places]
-        for seq, stranger in zip(outside, strangers, strict=True):
-            self._swap(seq, stranger)
-        return first
+        places = [slot for slot in range(first, first + len(seqs)) if seq_at.get(slot) not in seqs]
+        empty = next((slot for slot in places if not self._n_held(seq_at.get(slot))), None)
+        if empty is None:  # those who are there have to leave first
+            return seq_at[places[0]]
+        if empty != self._free:
+            self._abandon_move()
+            self._slot_of[seq_at[empty]], self._free = self._free, empty
+        return next(seq for seq in seqs if not first <= self.slot(seq) < first + len(seqs))
+
+    def _n_held(self, seq: int | None) -> int:
+        return 0 if seq is None else self.held[seq]
 
     def _cheapest_place(self, seqs: Sequence[int]) -> int:
         """The first of len(seqs) slots for which the fewest tokens must be moved."""
-        wanted = set(seqs)
-        weight = [0] * len(self.held)  # positive: what must leave; negative: what may stay
+        weight = [0] * (len(self.held) + 1)  # positive: what must leave; negative: what may stay
         for seq, slot in enumerate(self._slot_of):
-            weight[slot] = -self.held[seq] if seq in wanted else self.held[seq]
+            weight[slot] = -self.held[seq] if seq in seqs else self.held[seq]
         n = len(seqs)
         costs = [sum(weight[first : first + n]) for first in range(len(weight) - n + 1)]
         return costs.index(min(costs))
 
-    def _seqs_in(self, slots: Iterable[int]) -> list[int]:
-        seq_at = {slot: seq for seq, slot in enumerate(self._slot_of)}
-        return [seq_at[slot] for slot in slots]
+    def _move(self, seq: int, n_most: int) -> int:
+        """Copy so many more tokens of *seq* to the free slot, which it gets when all are there;
+        returns how many."""
+        if self._moving != seq:
+            self._abandon_move()
+            self._moving = seq
+        slot, start = self._slot_of[seq], self._n_moved
+        self._n_moved = min(start + n_most, self.held[seq])
+        self._copy(slot, self._free, start, self._n_moved)
+        n_copied = self._n_moved - start
+        if self._n_moved == self.held[seq]:
+            self._slot_of[seq], self._free = self._free, slot
+            self._abandon_move()
+        return n_copied
 
-    def _swap(self, a: int, b: int) -> None:
-        if self.held[a] < self.held[b]:
-            a, b = b, a
-        slot_a, slot_b = self._slot_of[a], self._slot_of[b]
-        for array in self._arrays:
-            if self.held[b]:
-                array.swap(slot_a, slot_b, self.held[a])
-                array.discard(slot_a, self.held[b])
-            else:
-                array.copy(slot_a, slot_b, self.held[a])
-                array.discard(slot_a, 0)
-        self._slot_of[a], self._slot_of[b] = slot_b, slot_a
+    def _abandon_move(self) -> None:
+        """Return the memory of the free slot."""
+        if self._n_moved:
+            self._discard(self._free, 0)
+        self._moving, self._n_moved = None, 0

@@ -1,9 +1,9 @@
 """Runs graphs whose KV cache is past and present at once: many rows in one run.
 
-One token each of any number of sequences is one run; several tokens of one sequence are a separate
-run, on its slot of the same arrays. Only a few tokens share the run of the others, where the graph
-takes rows of unequal length: all are padded to the longest, which from about four tokens on costs
-more than a second run.
+One token each of any number of sequences is one run, or some while long ones change their slots;
+several tokens of one sequence are a separate run, on its slot of the same arrays. Only a few tokens
+share the run of the others, where the graph takes rows of unequal length: all are padded to the
+longest, which from about four tokens on costs more than a second run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SlotRunner:
         self._session = session
         self._layout = layout
         self._arrays = [
-            SlotArray(cache, dtype, n_seq, -(-capacity // page) * page)
+            SlotArray(cache, dtype, n_seq + 1, -(-capacity // page) * page)
             for cache in layout.caches
             for dtype in [session.dtype(cache.past)]
             for page in [positions_per_page(cache, dtype)]
@@ -54,9 +54,9 @@ class SlotRunner:
         alone = [[i] for i in others]
         if not together:
             return alone
-        self._slots.gather([batch[i].seq for i in together])
-        together.sort(key=lambda i: self._slots.slot(batch[i].seq))
-        return [together, *alone]
+        place_of = {batch[i].seq: i for i in together}
+        groups = self._slots.gather([*place_of])
+        return [*([place_of[seq] for seq in group] for group in groups), *alone]
 
     def _may_join(self, batch: Sequence[Rows], slice_: int) -> bool:
         """Whether a slice shares the run of the others, each of which has one token."""
