@@ -115,7 +115,7 @@ def test_the_answer_is_that_of_the_prompt(loop: Loop, gate: Gate, n_prompt: int)
     for job_id in (7, 8):
         first[job_id] = top_of(loop, job_id)
     assert gate.batches
-    cancel(loop, 1)
+    loop.scheduler.cancel(1)  # if it goes on
     for job_id in (7, 8):
         loop.submit(job_id + 10, n_prompt, prompt_of=job_id, **shown)
         alone = top_of(loop, job_id + 10)
