@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from msgspec import Struct
 
-from spillover.runtime.backend import NO_MEMORY, Backend, Tokens
+from spillover.runtime.backend import N_PART, Backend, SavedKv, Tokens
 from spillover.runtime.engine import PrefixCounts
 from spillover.runtime.kv_cache.kept_sequences import (
     Kept,
@@ -19,12 +19,9 @@ from spillover.runtime.kv_cache.kept_sequences import (
 from spillover.runtime.kv_cache.ledger import KvLedger
 from spillover.runtime.kv_cache.memory import KvMemory
 from spillover.runtime.kv_cache.prefix_disk import PrefixDisk, PrefixDiskOptions
+from spillover.runtime.kv_cache.prefix_saver import PrefixSaver
 from spillover.runtime.kv_cache.saved_prefixes import SavedMatch, SavedPrefixes
 from spillover.runtime.machine.device import available_memory
-
-PART = 512
-"""Tokens of a kept prefix that are saved between two steps of the running answers: all of a long
-one would hold them up."""
 
 
 class KvCacheOptions(Struct, frozen=True, kw_only=True):
@@ -80,8 +77,11 @@ class KvCache:
         self._disk = (
             PrefixDisk(self._saved, options.disk, wake) if options.disk and is_written else None
         )
-        self._settled: set[int] = set()
-        """Kept sequences of which nothing is to be saved now: it is, or cannot be."""
+        self._prefix_saver = PrefixSaver(
+            self._saver, self._prefixes, self._saved, self._memory, self._disk
+        )
+        self._filled: set[int] = set()
+        """Sequences that get the rest of what they begin with from fill_part()."""
         self._ids = list(range(info.n_seq))
         self._n_kv = info.n_kv
         self._shares_cells = info.shares_cells
@@ -157,146 +157,168 @@ class KvCache:
         live: Sequence[tuple[int, Tokens]],
         *,
         reuse: bool = True,
+        in_parts: bool = False,
     ) -> tuple[int, int] | None:
         """A sequence id for *tokens* and how many of them it already holds; None when there is no
         room for them and *reserve* more. It may also share the beginning of a *live* sequence.
-        Without *reuse* it starts empty."""
+        Without *reuse* it starts empty. *in_parts*: others generate, so save_part() and fill_part()
+        do what takes long."""
         self._memory.has_spare(0)
-        placed = self._place(tokens, min(len(tokens) + reserve, self._n_kv), live, reuse=reuse)
-        if placed is not None and placed[1]:
+        self._prefix_saver.wanted = None
+        need = min(len(tokens) + reserve, self._n_kv)
+        in_parts = in_parts and self._prefix_saver.has_parts
+        placed = self._place(tokens, need, live, reuse=reuse, in_parts=in_parts)
+        if placed is not None and (placed[1] or self.is_filled(placed[0])):
             self._n_reused += 1
             self._n_reused_tokens += placed[1]
         return placed
 
     def _place(
-        self, tokens: Tokens, need: int, live: Sequence[tuple[int, Tokens]], *, reuse: bool
+        self,
+        tokens: Tokens,
+        need: int,
+        live: Sequence[tuple[int, Tokens]],
+        *,
+        reuse: bool,
+        in_parts: bool,
     ) -> tuple[int, int] | None:
         match = longest_match(tokens, chain(live, self._prefixes.items())) if reuse else None
+        source = match.seq if match is not None and match.seq in self._prefixes else None
+        while len(self._prefixes) > self._n_kept + (source is not None):
+            oldest = self._prefixes.oldest(but=source)
+            if oldest is None or not self._let_go(oldest, in_parts=in_parts):
+                return None
         saved = self._saved.find(tokens) if reuse else None
         if saved is not None and saved.n_tokens > (match.n_tokens if match else 0):
-            placed = self._restore(tokens, saved, need)
-            if placed is not None:
+            placed = self._restore(tokens, saved, need, in_parts=in_parts)
+            if placed is not None or self.is_making_room:
                 return placed
-        if match is not None and not self._can_use(match, need):
+        if match is not None and not self._can_use(match, need, in_parts=in_parts):
             match = None
-        if match is None and not self.make_room(need):
+        if self.is_making_room:
             return None
-        seq, n_held = (self._ids.pop(), 0) if match is None else self._use(match)
-        if match is not None and n_held < match.n_tokens and not self.make_room(need - n_held):
+        if match is None and not self.make_room(need, in_parts=in_parts):
+            return None
+        if match is None:
+            return self._ids.pop(), 0
+        seq, n_held = self._use(match, in_parts=in_parts)
+        is_less = n_held < match.n_tokens and seq not in self._filled
+        if is_less and not self.make_room(need - n_held, in_parts=in_parts):
             self.drop(seq)
             return None
         return seq, n_held
 
-    def _restore(self, tokens: Tokens, match: SavedMatch, need: int) -> tuple[int, int] | None:
+    def _restore(
+        self, tokens: Tokens, match: SavedMatch, need: int, *, in_parts: bool
+    ) -> tuple[int, int] | None:
         """A sequence that begins with saved states, if all of them fit."""
         states = [node.state for node in match.chain]
         self._saved.touch(tokens)
-        if not self.make_room(max(need, match.n_cells)):
+        if not self.make_room(max(need, match.n_cells), in_parts=in_parts):
             return None
-        saver, seq, n = self._saver, self._ids.pop(), 0
-        assert saver is not None, "what is saved was saved by it"
-        for node, state in zip(match.chain, states, strict=True):
-            assert state is not None, "only states that are there match"
-            n = self._cut(seq, n, node.origin)
-            if n != node.origin:
-                break
-            if not saver.append(seq, n, node.end, state):
-                # It would be tried again for each prompt. Its file may fit at the next start, when
-                # the context is larger.
-                self._saved.discard(node)
-                break
-            n = node.end
-        n = self._cut(seq, n, match.n_tokens)
-        if n != match.n_tokens:
-            self._backend.keep(seq, 0)
-            self._ids.append(seq)
-            return None
-        self._ledger.extend(seq, n)
+        seq, n = self._ids.pop(), 0
+        if in_parts and match.n_tokens > N_PART:
+            self._filled.add(seq)
+        else:
+            for i, state in enumerate(states):
+                n = self._restore_node(seq, match, i, state)
+            if n != match.n_tokens:
+                self._truncate(seq, 0)
+                self._ids.append(seq)
+                return None
         self._n_restored += 1
         return seq, n
 
-    def _cut(self, seq: int, n_held: int, n_tokens: int) -> int:
-        """How many of its first *n_tokens* a sequence with *n_held* has after it was cut there."""
-        return self._backend.keep(seq, n_tokens) if n_held > n_tokens else n_held
+    def _restore_node(self, seq: int, match: SavedMatch, i: int, state: SavedKv | None) -> int:
+        """Append the state of a node of *match* to *seq*; returns how many tokens that holds."""
+        saver, node, n = self._saver, match.chain[i], self._ledger.n_tokens(seq)
+        assert saver is not None, "what is saved was saved by it"
+        assert state is not None, "only states that are there match"
+        if n > node.origin:
+            n = self._truncate(seq, node.origin)
+        if n != node.origin:
+            return n
+        if not saver.append(seq, n, node.end, state):
+            # It would be tried again for each prompt. Its file may fit at the next start, when the
+            # context is larger.
+            self._saved.discard(node)
+            return n
+        self._ledger.extend(seq, node.end - n)
+        return node.end if node.end <= match.n_tokens else self._truncate(seq, match.n_tokens)
 
-    def save_part(self) -> None:
-        """Save a part of a kept prefix, if there is one that will have to leave: the oldest of
-        as many as may be kept; and where each step's attention covers the cells of all sequences
-        any one, whose cells are freed. Called when a sequence is about to generate."""
+    def _truncate(self, seq: int, n_tokens: int) -> int:
+        """Cut a sequence; returns how many tokens it holds then."""
+        n = self._backend.keep(seq, n_tokens)
+        self._ledger.truncate(seq, n)
+        return n
+
+    # --- in parts ---------------------------------------------------------------------------
+
+    def is_filled(self, seq: int) -> bool:
+        """Whether fill_part() adds more of what a placed sequence begins with."""
+        return seq in self._filled
+
+    @property
+    def is_making_room(self) -> bool:
+        """Whether a prompt waits until save_part() has saved what leaves for it."""
+        return self._prefix_saver.wanted is not None
+
+    def fill_part(self, seq: int, tokens: Tokens, live: Sequence[tuple[int, Tokens]]) -> int:
+        """Restore or copy a part more of what *seq* begins with, as long as that is held anywhere;
+        returns how many of its *tokens* it holds then."""
+        n = self._ledger.n_tokens(seq)
+        others = [each for each in live if each[0] != seq]
+        match = longest_match(tokens, chain(others, self._prefixes.items()))
+        saved = self._saved.find(tokens)
+        n_copied = match.n_tokens if match is not None and not self._shares_cells else 0
+        n_after = n
+        if saved is not None and saved.n_tokens > max(n, n_copied):
+            i = next(i for i, node in enumerate(saved.chain) if node.end > n)
+            state = saved.chain[i].state
+            if self.make_room(saved.chain[i].end - n, in_parts=True):
+                n_after = self._restore_node(seq, saved, i, state)
+        elif match is not None and n_copied > n and self.make_room(N_PART, in_parts=True):
+            n_after = self._copy(match.seq, seq, min(n_copied, n + N_PART))
+        self._n_reused_tokens += max(n_after - n, 0)
+        if n_after <= n and not self.is_making_room:
+            self._filled.discard(seq)
+        return n_after
+
+    def _copy(self, source: int, target: int, n_tokens: int) -> int:
+        """Give *target* the first *n_tokens* of *source*; returns how many it holds then."""
+        n = self._backend.copy(source, target, n_tokens)
+        self._ledger.extend(target, n - self._ledger.n_tokens(target))
+        return n
+
+    def save_part(self, n_ahead: int = 0) -> int:
+        """Save a part of a kept prefix, if there is one that will have to leave: the oldest of as
+        many as may be kept, or when cells become few; and where each step's attention covers the
+        cells of all sequences any one, whose cells are freed. Called between two steps of sequences
+        that generate, which will soon need *n_ahead* cells. Returns the number of tokens."""
         seqs = self._prefixes.seqs
         if not self._shares_cells:
-            seqs = seqs[:1] if len(seqs) >= self._n_kept else ()
-        seq = next((seq for seq in seqs if seq not in self._settled), None)
-        if seq is None:
-            return
-        kept = self._prefixes[seq]
-        n = self._part_end(seq, kept)
-        if n < len(kept.tokens):
-            self._save_tokens(seq, kept.tokens[:n])
-        elif self._save(seq, kept) and self._shares_cells:
-            self._forget(seq)
-            self.drop(seq)
-        else:
-            self._settled.add(seq)
+            is_near = len(seqs) >= self._n_kept or self._ledger.n_free < n_ahead
+            seqs = seqs[:1] if is_near else ()
+        n, saved = self._prefix_saver.save_part(seqs)
+        if saved is not None and self._shares_cells:
+            self._leave(saved)
+        return n
 
-    def _part_end(self, seq: int, kept: Kept) -> int:
-        """Where the next part ends that is to be saved of a sequence: at its end, unless there is
-        room for all of it and it can be saved in parts."""
-        saver, saved, n_all = self._saver, self._saved, len(kept.tokens)
-        lacking = saved.lacking(kept.tokens)
-        if saver is None or not (saver.are_cut and saver.saves_parts) or not lacking:
-            return n_all
-        start, stop = lacking[0]
-        # Instructions stay whole: they may become a file.
-        end = kept.n_preamble if start < kept.n_preamble else min(stop, start + PART)
-        if not saver.can_save(seq, start, end):
-            return n_all
-        n_bytes = saver.saved_bytes(seq, start, n_all)
-        return end if saved.make_room(n_bytes, saved.nodes(kept.tokens[:start])) else n_all
-
-    def _save(self, seq: int, kept: Kept) -> bool:
-        """Save what no state holds of a sequence; False when that is not possible."""
-        if 0 < kept.n_preamble < len(kept.tokens):
-            self._save_tokens(seq, kept.tokens[: kept.n_preamble])
-        return self._save_tokens(seq, kept.tokens)
-
-    def _save_tokens(self, seq: int, tokens: Tokens) -> bool:
-        saver, saved = self._saver, self._saved
-        if saver is None:
+    def _let_go(self, seq: int, *, in_parts: bool) -> bool:
+        """Save and free a kept sequence; False where save_part() has to save it first."""
+        if in_parts and not self._prefix_saver.may_go(seq):
             return False
-        saved.touch(tokens)
-        for start, stop in saved.lacking(tokens):
-            # What cannot be saved in parts can be as a whole, where it is all that *seq* holds.
-            is_part = saver.can_save(seq, start, stop)
-            origin, end = (start, stop) if is_part else (0, len(tokens))
-            if not (is_part or saver.can_save(seq, origin, end)):
-                return False
-            n_bytes = saver.saved_bytes(seq, origin, end)
-            before = saved.nodes(tokens[:origin])  # without it the state would be of no use
-            if not (saved.make_room(n_bytes, before) and self._memory.has_spare(n_bytes)):
-                return False
-            try:
-                state = saver.save(seq, origin, end)
-            except NO_MEMORY:  # a limit of the process, which free_bytes does not know
-                saved.reclaim(n_bytes)
-                return False
-            if not saved.put(tokens[:end], origin, state):
-                return False
-            if end == len(tokens):
-                break
+        self._evict(seq)
         return True
 
-    def _write(self, disk: PrefixDisk, seq: int, kept: Kept, n: int) -> None:
-        """Write the first *n* tokens of a sequence to disk."""
-        if n > kept.n_preamble > 0:
-            self._save_tokens(seq, kept.tokens[: kept.n_preamble])
-        if self._save_tokens(seq, kept.tokens[:n]):
-            disk.write(kept.tokens[:n])
-
-    def _can_use(self, match: PrefixMatch, need: int) -> bool:
+    def _can_use(self, match: PrefixMatch, need: int, *, in_parts: bool) -> bool:
         """Free the cells for a prompt of *need* tokens that begins with *match*."""
-        is_spared = self._shares_cells or self._is_used_up(match)
-        return self.make_room(need - match.n_tokens * is_spared, keep=match.seq)
+        is_used_up = self._is_used_up(match)
+        is_cut = is_used_up and match.n_tokens < self._ledger.n_tokens(match.seq)
+        if is_cut and in_parts and not self._prefix_saver.may_go(match.seq):
+            return False
+        n_spared = match.n_tokens * (self._shares_cells or is_used_up)
+        return self.make_room(need - n_spared, keep=match.seq, in_parts=in_parts)
 
     def _is_used_up(self, match: PrefixMatch) -> bool:
         """Whether no other request needs the sequence of *match*: it was kept for the next turn of
@@ -305,34 +327,37 @@ class KvCache:
             return False
         return match.n_tokens * 10 >= self._ledger.n_tokens(match.seq) * 9
 
-    def _use(self, match: PrefixMatch) -> tuple[int, int]:
+    def _use(self, match: PrefixMatch, *, in_parts: bool) -> tuple[int, int]:
         """A sequence with the tokens of *match*, and how many of them it holds."""
         if self._is_used_up(match):
             if match.n_tokens < self._ledger.n_tokens(match.seq):  # another answer may need the end
-                self._save(match.seq, self._prefixes[match.seq])
+                self._prefix_saver.save(match.seq)
             self._forget(match.seq)
-            n = self._backend.keep(match.seq, match.n_tokens)
-            self._ledger.truncate(match.seq, n)
-            return match.seq, n
+            return match.seq, self._truncate(match.seq, match.n_tokens)
         target = self._ids.pop()
-        n = self._backend.copy(match.seq, target, match.n_tokens)
         if self._shares_cells:
+            n = self._backend.copy(match.seq, target, match.n_tokens)
             self._ledger.share(match.seq, target, n)
+        elif in_parts and match.n_tokens > N_PART:
+            n = 0
+            self._filled.add(target)
         else:
-            self._ledger.extend(target, n)
+            n = self._copy(match.seq, target, match.n_tokens)
         if match.seq in self._prefixes:
             self._prefixes.touch(match.seq)
         return target, n
 
     def take_ids(self, n: int) -> list[int]:
         """Empty sequence ids, to be returned with drop(); none if there are not as many."""
+        self._evict_surplus()
         if n > len(self._ids):
             return []
         return [self._ids.pop() for _ in range(n)]
 
-    def make_room(self, n: int, keep: int | None = None) -> bool:
+    def make_room(self, n: int, keep: int | None = None, *, in_parts: bool = False) -> bool:
         """Free *n* cells by saving or dropping kept prefixes other than *keep*. Return False when
-        that is not enough, or when the system has no memory for them."""
+        that is not enough, or when the system has no memory for them; *in_parts* also when one of
+        them has to be saved by save_part() first."""
         if self.has_room(n):
             return True
         spare = [seq for seq in self._prefixes.seqs if seq != keep]
@@ -342,7 +367,8 @@ class KvCache:
             oldest = self._prefixes.oldest(but=keep)
             if oldest is None:  # what was saved has taken the last of the memory
                 return False
-            self._evict(oldest)
+            if not self._let_go(oldest, in_parts=in_parts):
+                return False
         return True
 
     def has_room(self, n: int, n_dropped: int = 0) -> bool:
@@ -360,13 +386,15 @@ class KvCache:
 
     def _forget(self, seq: int) -> None:
         self._prefixes.remove(seq)
-        self._settled.discard(seq)
+        self._prefix_saver.forget(seq)
 
-    def _evict(self, seq: int) -> None:
-        if seq not in self._settled:
-            self._save(seq, self._prefixes[seq])
+    def _leave(self, seq: int) -> None:
         self._forget(seq)
         self.drop(seq)
+
+    def _evict(self, seq: int) -> None:
+        self._prefix_saver.save(seq)
+        self._leave(seq)
 
     def extend(self, seq: int, n: int) -> None:
         """Note *n* more tokens of *seq*, which the backend has just read."""
@@ -375,16 +403,21 @@ class KvCache:
     def rewind(self, seq: int) -> int:
         """Cut *seq* in the backend to its noted tokens, after an aborted call; returns how many it
         holds then."""
-        n = self._backend.keep(seq, self._ledger.n_tokens(seq))
-        self._ledger.truncate(seq, n)
-        return n
+        return self._truncate(seq, self._ledger.n_tokens(seq))
 
     def release(
-        self, seq: int, tokens: Tokens, n_preamble: int = 0, *, first_out: bool = False
+        self,
+        seq: int,
+        tokens: Tokens,
+        n_preamble: int = 0,
+        *,
+        first_out: bool = False,
+        in_parts: bool = False,
     ) -> None:
         """Keep the *tokens* of *seq*, whose answer has ended, for the next turn. The first
         *n_preamble* of them come before the first words of the user. *first_out*: only in cells
-        that nobody else needs."""
+        that nobody else needs. *in_parts*: others generate; save_part() does what takes long."""
+        self._filled.discard(seq)
         if len(tokens) == 0 or len(tokens) != self._ledger.n_tokens(seq):
             self.drop(seq)
             return
@@ -392,15 +425,21 @@ class KvCache:
         self._prefixes.put(seq, kept)
         if first_out:
             self._prefixes.expire(seq)
-            self._settled.add(seq)
+            self._prefix_saver.settle(seq)
         elif self._disk is not None and (n := self._disk.n_wanted(kept)):
-            self._write(self._disk, seq, kept, n)
-        if len(self._prefixes) > self._n_kept:
+            self._prefix_saver.unwritten[seq] = n
+        if in_parts and self._prefix_saver.has_parts:
+            return
+        self._prefix_saver.write_all()
+        self._evict_surplus()
+
+    def _evict_surplus(self) -> None:
+        while len(self._prefixes) > self._n_kept:
             self.evict_one()
 
     def drop(self, seq: int) -> None:
         """Free all cells of *seq* and its id."""
-        self._backend.keep(seq, 0)
-        self._ledger.truncate(seq, 0)
+        self._filled.discard(seq)
+        self._truncate(seq, 0)
         self._memory.shrink(self._ledger.n_used)
         self._ids.append(seq)

@@ -35,8 +35,9 @@ LEAST_USES = 2
 
 _N_COUNTED = 256
 """Preambles whose uses are counted, those used last."""
-_MOST_WAITING = 4
-"""States that may wait to be written; others are written when they are used again."""
+_MOST_WAITING = 64
+"""States, of N_PART tokens at most, that may wait to be written; others are written when they are
+used again."""
 
 T = TypeVar("T")
 Written: TypeAlias = tuple[StoredState | None, list[str]]

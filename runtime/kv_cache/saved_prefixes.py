@@ -123,21 +123,22 @@ class SavedPrefixes:
         """Note that the beginning of *tokens* is used."""
         self._touch(node for node, _ in self._path(tokens))
 
-    def lacking(self, tokens: Tokens) -> list[tuple[int, int]]:
-        """The ranges of *tokens* that no state holds, in order; where memories cannot be put
-        together, at most the one that ends with them. A node that is much longer than what they
-        share with it is divided there."""
-        self._divide_for(tokens)
+    def lacking(self, tokens: Tokens, n_most: int | None = None) -> list[tuple[int, int]]:
+        """The ranges of *tokens* that no state holds, in order, each of at most *n_most*; where
+        memories cannot be put together, at most the one that ends with them. A node that is much
+        longer than what they share with it is divided there."""
+        self._divide_for(tokens, n_most)
         path = self._path(tokens)
         ranges = [
             (node.start, node.end) for node, n in path if node.state is None and n == node.end
         ]
-        n = path[-1][1] if path else 0
-        if n < len(tokens):
-            ranges.append((n, len(tokens)))
-        return ranges if self._are_cut else [each for each in ranges if each[1] == len(tokens)]
+        n, n_all = path[-1][1] if path else 0, len(tokens)
+        if not self._are_cut:
+            return [each for each in [*ranges, (n, n_all)] if each[0] < each[1] == n_all]
+        step = n_most or max(n_all, 1)
+        return [*ranges, *((start, min(start + step, n_all)) for start in range(n, n_all, step))]
 
-    def _divide_for(self, tokens: Tokens) -> None:
+    def _divide_for(self, tokens: Tokens, n_most: int | None) -> None:
         """All conversations with a model begin with some tokens of its template. Without this each
         would be restored behind all of the first one, however long that is. What is not cut can
         only be used where it ends."""
@@ -145,6 +146,8 @@ class SavedPrefixes:
             is_waste = (n - node.origin) * _LEAST_USED < node.end - node.origin
             if n < node.end and (is_waste if self._are_cut else n == len(tokens)):
                 node.divide(n)
+            while n_most and node.state is None and n == node.end > node.start + n_most:
+                node.divide(node.start + n_most)
 
     def _touch(self, path: Iterable[SavedPrefix]) -> None:
         for node in reversed(list(path)):
@@ -221,7 +224,7 @@ class SavedPrefixes:
     def add_file(self, tokens: Tokens, origin: int, file: StoredState) -> bool:
         """Note that a file has the state of *tokens* from *origin* on. False: what comes before is
         not here, so it is of no use."""
-        self._divide_for(tokens)
+        self._divide_for(tokens, None)
         path = self._path(tokens)
         parent, n = path[-1] if path else (self._root, 0)
         is_new = n < len(tokens)

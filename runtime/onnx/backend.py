@@ -41,7 +41,7 @@ class OnnxBackend:
         caches = execution.layout.caches
         self.layout = repr([(c.layer, c.kind, c.dtype, c.shape, c.length_axis) for c in caches])
         self._cell_bytes = execution.layout.kv_bytes_per_position
-        self.saves_parts = execution.has_kv_on_host  # a device gives whole arrays
+        self.saves_parts = execution.has_parts
         self._row_of: list[int] = []
         self._is_aborted = False
         self._breakers = functools.lru_cache(maxsize=8)(self._new_breakers)
@@ -143,8 +143,8 @@ class OnnxBackend:
     def copy(self, source: int, target: int, n_tokens: int) -> int:
         held = self._runner.held
         n = min(n_tokens, held[source])
-        if sum(held) + n > self.info.n_kv:
-            return 0
+        if sum(held) + n - held[target] > self.info.n_kv:
+            return held[target]
         self._runner.copy(source, target, n)
         return n
 

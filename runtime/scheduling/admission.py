@@ -71,6 +71,15 @@ class Admission:
         """Whether the first waiting sequence waits for what it begins with, which is on disk."""
         return sequence.request.reuse_prefix and self._kv.fetch(sequence.tokens, self._live)
 
+    def fill_part(self, sequence: Sequence) -> int:
+        """Give it a part more of what it begins with; returns the number of tokens."""
+        n = self._kv.fill_part(sequence.seq, sequence.tokens, self._live) - sequence.n_past
+        sequence.filled(sequence.n_past + n)
+        if not self._kv.is_filled(sequence.seq):
+            self._queues.end_filling(sequence)
+        self.report_progress(sequence)
+        return n
+
     @property
     def _live(self) -> list[tuple[int, Tokens]]:
         return [(s.seq, s.tokens[: s.n_past]) for s in self._queues.running]
@@ -82,10 +91,11 @@ class Admission:
             admission_reserve(self._queues, sequence, self._n_ctx),
             self._live,
             reuse=sequence.request.reuse_prefix,
+            in_parts=bool(self._queues.decoding),
         )
         if placed is None:
             return False
-        self._queues.start_prefill(*placed)
+        self._queues.start_prefill(*placed, is_filled=self._kv.is_filled(placed[0]))
         sequence.admitted(self._clock())
         if sequence.sampler is None:
             request = sequence.request

@@ -60,7 +60,8 @@ class Departure:
         self._beside.drop(sequence)
         self._queues.requeue(sequence)
         if sequence.is_background:
-            self._kv.release(seq, tokens, first_out=True)
+            in_parts = bool(self._queues.decoding)
+            self._kv.release(seq, tokens, first_out=True, in_parts=in_parts)
         else:
             self._kv.drop(seq)
         self._out.add(sequence.job_id, Queued(position=0, n_prompt_tokens=sequence.n_prompt))
@@ -77,6 +78,7 @@ class Departure:
                 sequence.tokens[: sequence.n_past],
                 sequence.n_preamble,
                 first_out=sequence.is_background,
+                in_parts=bool(self._queues.decoding),
             )
         if sequence.sampler is not None:
             sequence.sampler.close()

@@ -17,6 +17,8 @@ class Queues:
 
     def __init__(self, n_slots: int) -> None:
         self.waiting: deque[Sequence] = deque()
+        self.filling: deque[Sequence] = deque()
+        """They hold a slot, and get what they begin with from the KV cache before they prefill."""
         self.prefilling: deque[Sequence] = deque()
         self.decoding: list[Sequence] = []
         self.may_admit = False
@@ -25,7 +27,7 @@ class Queues:
 
     @property
     def is_idle(self) -> bool:
-        return not (self.waiting or self.prefilling or self.decoding)
+        return not (self.waiting or self.filling or self.prefilling or self.decoding)
 
     @property
     def next(self) -> Sequence | None:
@@ -59,7 +61,7 @@ class Queues:
         return sum(sequence.n_unread for sequence in self.prefilling)
 
     def of_job(self, job_id: int) -> list[Sequence]:
-        everybody = (*self.waiting, *self.prefilling, *self.decoding)
+        everybody = (*self.waiting, *self.filling, *self.prefilling, *self.decoding)
         return [sequence for sequence in everybody if sequence.job_id == job_id]
 
     def enqueue(self, sequence: Sequence) -> None:
@@ -73,13 +75,19 @@ class Queues:
         """How many wait that are not of the background."""
         return sum(not sequence.is_background for sequence in self.waiting)
 
-    def start_prefill(self, seq: int, n_past: int) -> Sequence:
-        """Give the first waiting sequence a slot and the id *seq*, which holds *n_past* tokens."""
+    def start_prefill(self, seq: int, n_past: int, *, is_filled: bool = False) -> Sequence:
+        """Give the first waiting sequence a slot and the id *seq*, which holds *n_past* tokens; it
+        *is_filled* with more of them first."""
         sequence = self.waiting.popleft()
         sequence.placed(seq, n_past, slot=self._slots.index(None))
         self._slots[sequence.slot] = sequence
-        self.prefilling.append(sequence)
+        (self.filling if is_filled else self.prefilling).append(sequence)
         return sequence
+
+    def end_filling(self, sequence: Sequence) -> None:
+        """Note that the rest of its prompt must be read."""
+        self.filling.remove(sequence)
+        self.prefilling.append(sequence)
 
     def start_decode(self, sequence: Sequence) -> None:
         """Note that the prompt of *sequence* has been read."""
@@ -96,7 +104,7 @@ class Queues:
             if sequence.phase is Phase.DECODE:
                 self.decoding.remove(sequence)
             else:
-                self.prefilling.remove(sequence)
+                (self.filling if sequence in self.filling else self.prefilling).remove(sequence)
             self._slots[sequence.slot] = None
         self.may_admit = True
 

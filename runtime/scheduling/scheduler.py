@@ -24,6 +24,7 @@ from spillover.runtime.scheduling.beside import Beside
 from spillover.runtime.scheduling.departure import Departure
 from spillover.runtime.scheduling.embedding.turns import EmbeddingTurns
 from spillover.runtime.scheduling.inbox import Inbox
+from spillover.runtime.scheduling.kv_moves import KvMoves
 from spillover.runtime.scheduling.outbox import Emit, Outbox
 from spillover.runtime.scheduling.outputs import Outputs
 from spillover.runtime.scheduling.pace.cost_measurement import CostMeasurement
@@ -102,6 +103,9 @@ class Scheduler:
         )
         self._admission = Admission(
             backend, self._queues, self._kv, self._out, options.n_ctx, clock, self._departure
+        )
+        self._moves = KvMoves(
+            self._kv, self._queues, self._admission, self._pace, self._inbox, clock
         )
         self._call = RunningCall(backend, self._kv, self._inbox, self._departure, self._speculation)
         self._outputs = Outputs(
@@ -264,7 +268,15 @@ class Scheduler:
             return None if self._beside.is_reading else self._measurement.wait_s
         if not self._beside.is_reading or self._beside.has_ended or queues.may_admit:
             return 0
-        return self._pause_s if queues.decoding else None
+        if not queues.decoding:
+            return 0 if queues.filling else None
+        return 0 if self._has_time_for_part else self._pause_s
+
+    @property
+    def _has_time_for_part(self) -> bool:
+        """Whether a prompt waits for parts of the KV cache to be moved, and one can be before the
+        next decode step, while another prompt is read beside."""
+        return self._moves.are_awaited and self._moves.part_s <= self._pause_s
 
     @property
     def _pause_s(self) -> float:
@@ -304,14 +316,19 @@ class Scheduler:
         which the running answers have their step, and prompts none."""
         if self._queues.may_admit:
             self._admission.admit()
-        self._kv.save_part()
         if self._beside.can_read and not self._beside.is_reading:
             self._start_read()
+        room_s: float | None = None
         if not (self._beside.is_reading or embeds):
-            self._step()
+            room_s = self._step()
         elif self._queues.decoding and (embeds or self._beside.has_ended or self._pause_s == 0):
             self._run(StepPlan(self._queues.decoding.copy()))
+            room_s = 0.0 if embeds else self._pause_s
+        elif self._queues.filling or self._has_time_for_part:
+            room_s = self._pause_s
         self._out.after_step(next_step_s(self._queues, self._pace))
+        if room_s is not None:
+            self._moves.make(room_s)
 
     # --- a step -----------------------------------------------------------------------------
 
@@ -342,20 +359,24 @@ class Scheduler:
             self._outputs.take_read(read)
         self._out.flush()  # no step may follow
 
-    def _step(self) -> None:
+    def _step(self) -> float | None:
+        """Make a step; the seconds that are left until the next one, if there are any."""
         plan = plan_step(self._queues, self._pace, self._clock() - self._stepped)
         if not (plan.decoding or plan.slices):
-            return
+            return 0.0
         if self._speculation is not None and not self._queues.prefilling:
             plan = structs.replace(plan, drafts=self._speculation.drafts(plan.decoding))
         self._run(plan)
         if plan.gap_s is not None:
             self._out.flush()
             self._fill_gap(plan.gap_s, len(plan.decoding))
+            return None
+        return 0.0 if plan.slices else self._pace.gap_s(len(plan.decoding))
 
     def _fill_gap(self, gap_s: float, n_decoding: int) -> None:
         """Read slices of prompts until the decoding sequences should have their next step."""
         started, first_token_s = self._clock(), None
+        self._moves.make(gap_s)
         while not self._inbox:
             left_s = gap_s - (self._clock() - started)
             plan = plan_gap(self._queues, self._pace, n_decoding, left_s, first_token_s)

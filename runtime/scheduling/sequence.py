@@ -134,9 +134,14 @@ class Sequence:
 
     def placed(self, seq: int, n_past: int, *, slot: int) -> None:
         """Start reading: the KV cache holds its first *n_past* tokens under the id *seq*."""
-        self.seq, self.n_past, self.slot = seq, n_past, slot
-        self.n_cached = max(self.n_cached, min(n_past, self.n_prompt))
+        self.seq, self.slot = seq, slot
         self.phase = Phase.PREFILL
+        self.filled(n_past)
+
+    def filled(self, n_past: int) -> None:
+        """Note that the KV cache holds so many of its tokens without reading them."""
+        self.n_past = n_past
+        self.n_cached = max(self.n_cached, min(n_past, self.n_prompt))
 
     def admitted(self, now: float) -> None:
         if self._admitted is None:

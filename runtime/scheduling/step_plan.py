@@ -172,7 +172,7 @@ def slices_of(n: int, prompts: Iterable[Sequence]) -> list[Slice]:
 
 def next_step_s(queues: Queues, pace: Pace) -> float | None:
     """Seconds until the next step's text; None unless only decoding is ahead."""
-    if queues.prefilling or queues.may_admit:
+    if queues.filling or queues.prefilling or queues.may_admit:
         return None
     return pace.decode_s(len(queues.decoding))
 

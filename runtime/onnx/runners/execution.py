@@ -49,6 +49,12 @@ class Execution(Struct, frozen=True, kw_only=True):
     """What the user should know."""
 
     @property
+    def has_parts(self) -> bool:
+        """Whether parts of a sequence are saved, appended and copied apart from the others. Where
+        the arrays are as long as the sequence, each of them would cost as much as all."""
+        return isinstance(self.runner, SlotRunner)
+
+    @property
     def can_check(self) -> bool:
         """Whether some tokens of a sequence can be read in one run, with the logits of all, and
         most of them be cut off again at no cost. The logits of a token must not depend on those

@@ -39,7 +39,7 @@ class Runner(Protocol):
         ...
 
     def copy(self, source: int, target: int, n_tokens: int) -> None:
-        """Copy the first *n_tokens* of *source* to the empty *target*."""
+        """Copy the first *n_tokens* of *source* to *target*, which is empty or begins so."""
         ...
 
     def save(self, seq: int, start: int, end: int) -> SavedKv:

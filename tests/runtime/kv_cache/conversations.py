@@ -64,9 +64,7 @@ class Conversations:
         """The logits after *prompt*, whose answer has *n_answer* tokens."""
         while self._kv.fetch(prompt, self._live):
             self.wait()
-        placed = self._kv.place(prompt, n_answer + 1, self._live)
-        assert placed is not None
-        seq, self.n_held = placed
+        seq = self._place(prompt, n_answer + 1)
         for _ in range(3):
             self._kv.save_part()
         logits = self._read(seq, prompt, self.n_held, slices)
@@ -74,8 +72,22 @@ class Conversations:
         for position in range(len(prompt), len(tokens)):
             self.go_on()
             self._read(seq, tokens[: position + 1], position, 1)
-        self._kv.release(seq, tokens, n_preamble)
+        self._kv.release(seq, tokens, n_preamble, in_parts=bool(self._live))
         return logits
+
+    def _place(self, prompt: Tokens, reserve: int) -> int:
+        """In parts, between which the answer beside it goes on."""
+        in_parts = bool(self._live)
+        while (placed := self._kv.place(prompt, reserve, self._live, in_parts=in_parts)) is None:
+            assert self._kv.is_making_room
+            while self._kv.is_making_room:
+                self._kv.save_part()
+                self.go_on()
+        seq, self.n_held = placed
+        while self._kv.is_filled(seq):
+            self.n_held = self._kv.fill_part(seq, prompt, self._live)
+            self.go_on()
+        return seq
 
     def cold(self, prompt: Tokens) -> Logits:
         """The same with nothing to begin with."""
@@ -84,6 +96,11 @@ class Conversations:
         logits = self._read(seq, prompt, 0, 64)
         self._kv.drop(seq)
         return logits
+
+    def save_all_parts(self) -> None:
+        """Until nothing is left that should leave the KV cache or be written."""
+        while self._kv.save_part():
+            self.go_on()
 
     def wait_for_files(self, n: int) -> None:
         """Until so many states have been written."""

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from spillover.models.catalogue import find
 from spillover.runtime.backend import Backend, KvSaver, Rows, SavedKv, Tokens
 from spillover.runtime.events import Usage
-from spillover.runtime.kv_cache import cache
+from spillover.runtime.kv_cache import cache, prefix_saver
 from spillover.runtime.kv_cache.memory import saved_prefix_bytes
 from spillover.runtime.kv_cache.prefix_disk import LEAST_TOKENS
 from spillover.runtime.local_engine import LocalEngine
@@ -141,7 +141,7 @@ def test_what_has_to_leave_is_saved_in_parts_where_they_take_less_time(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, *, saves_parts: bool
 ) -> None:
     """A whole conversation was saved at once, and running answers waited for it."""
-    monkeypatch.setattr(cache, "PART", 64)
+    monkeypatch.setattr(prefix_saver, "N_PART", 64)
     assert backend.saver is not None
     kind, sizes = type(backend.saver), list[int]()
     save = kind.save
@@ -162,6 +162,58 @@ def test_what_has_to_leave_is_saved_in_parts_where_they_take_less_time(
         wanted = conversations.cold(prompt)
         assert close(backend, conversations.answer(prompt), wanted)
         assert conversations.n_held == 149
+
+
+class Moved:
+    """The tokens of each call that saves, restores or copies."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, backend: Backend) -> None:
+        self.sizes: list[int] = []
+        assert backend.saver is not None
+        kind = type(backend.saver)
+        save, append, copy = kind.save, kind.append, type(backend).copy
+
+        def saved(saver: KvSaver, seq: int, start: int, end: int) -> SavedKv:
+            self.sizes.append(end - start)
+            return save(saver, seq, start, end)
+
+        def appended(saver: KvSaver, seq: int, start: int, end: int, state: SavedKv) -> bool:
+            self.sizes.append(end - start)
+            return append(saver, seq, start, end, state)
+
+        def copied(backend: Backend, source: int, target: int, n_tokens: int) -> int:
+            if not backend.info.shares_cells:
+                self.sizes.append(n_tokens - backend._runner.held[target])  # type: ignore[attr-defined]  # of ONNX
+            return copy(backend, source, target, n_tokens)
+
+        monkeypatch.setattr(kind, "save", saved)
+        monkeypatch.setattr(kind, "append", appended)
+        monkeypatch.setattr(type(backend), "copy", copied)
+
+
+def test_no_running_answer_waits_for_all_of_a_long_conversation(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was restored or copied, or that had to leave for a prompt, held them up."""
+    for module in (cache, prefix_saver):
+        monkeypatch.setattr(module, "N_PART", 64)
+    conversations = Conversations(backend, n_kept=2, saved_bytes=64 << 20)
+    prompts = [text(250, salt) for salt in range(5)]
+    cold = [conversations.cold(prompt) for prompt in prompts]
+    conversations.run(text(20, salt=99))
+    moved = Moved(monkeypatch, backend)
+    for turn in range(2):
+        for prompt, wanted in zip(prompts, cold, strict=True):  # they leave for each other
+            assert close(backend, conversations.answer(prompt, n_answer=1), wanted)
+            assert conversations.n_held == 249 * turn
+    branch = np.append(prompts[4][:200], text(40, salt=7))  # shares what another one keeps
+    assert close(backend, conversations.answer(branch), conversations.cold(branch))
+    assert conversations.n_held == 200
+    assert 0 < max(moved.sizes) <= 64
+    assert conversations.counts.n_reused_tokens == 5 * 249 + 200
+    found = conversations.go_on()
+    assert found is not None
+    assert close(backend, conversations.cold(found[0]), found[1])
 
 
 def test_saved_states_are_given_back_when_memory_is_short(backend: Backend) -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from spillover.edge_server import cli
 from spillover.runtime.backend import Rows
 from spillover.runtime.files.model_digest import ModelDigest
-from spillover.runtime.kv_cache import prefix_files
+from spillover.runtime.kv_cache import prefix_files, prefix_saver
 from spillover.runtime.kv_cache.saved_prefixes import SavedPrefixes
 from spillover.runtime.options import PrefixDiskChoice
 from tests.runtime.kv_cache.conversations import text
@@ -39,6 +39,22 @@ def test_instructions_that_were_used_twice_are_not_read_again_after_a_restart(
         assert conversations.n_held == N_PREAMBLE
         assert close(device.backend, logits, conversations.cold(talk(3)))
         assert conversations.counts.n_restored == 1
+
+
+def test_instructions_are_saved_for_the_disk_in_parts_beside_a_running_answer(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix_saver, "N_PART", 50)
+    with closing(device.start()) as conversations:
+        conversations.run(text(30, 5))
+        for salt in (1, 2):
+            conversations.answer(talk(salt), n_answer=1, n_preamble=N_PREAMBLE)
+        conversations.save_all_parts()
+        conversations.wait_for_files(6)
+    with closing(device.start()) as conversations:
+        logits = conversations.answer(talk(3))
+        assert conversations.n_held == N_PREAMBLE
+        assert close(device.backend, logits, conversations.cold(talk(3)))
 
 
 def test_the_words_of_conversations_do_not_land_on_disk(device: Device) -> None:

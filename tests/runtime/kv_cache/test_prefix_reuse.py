@@ -18,6 +18,7 @@ from tokenizers.models import BPE
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.options import ExportOptions
 from spillover.runtime.backend import Backend
+from spillover.runtime.kv_cache import cache, prefix_saver
 from spillover.runtime.options import EngineOptions
 from tests import tiny_gguf, tiny_memories, tiny_models
 from tests.loading import load
@@ -136,6 +137,12 @@ def test_who_shares_the_beginning_of_an_answer_that_goes_on_disturbs_it_not(
     assert same(conversations.cold(found[0]), found[1])
 
 
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (cache, prefix_saver):
+        monkeypatch.setattr(module, "N_PART", 32)
+
+
 Turn = st.tuples(
     st.integers(0, 2),  # whose beginning
     st.sampled_from([0, 20, 90, 140]),  # how much of it
@@ -155,6 +162,7 @@ Turn = st.tuples(
 )
 def test_whatever_was_answered_before_each_answer_is_the_cold_one(
     backend: Backend,
+    small_parts: None,
     turns: list[tuple[int, int, int, int, int, int, int]],
     saved_bytes: int,
     runs_beside: bool,

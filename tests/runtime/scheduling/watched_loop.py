@@ -52,7 +52,13 @@ class Loop:
     """A scheduler in a thread of its own."""
 
     def __init__(
-        self, backend: Backend, n_parallel: int, *, n_ctx: int = 1024, speculates: bool = False
+        self,
+        backend: Backend,
+        n_parallel: int,
+        *,
+        n_ctx: int = 1024,
+        speculates: bool = False,
+        saved_bytes: int = 0,
     ) -> None:
         self.now = 0.0
         self.free_bytes = 1 << 40
@@ -70,7 +76,8 @@ class Loop:
             backend,
             SchedulerOptions(
                 n_ctx=n_ctx, n_parallel=n_parallel, max_queue=8, max_gap_s=MAX_GAP_S,
-                kept=KvCacheOptions(n_kept=2), max_background=8, speculates=speculates,
+                kept=KvCacheOptions(n_kept=2, saved_bytes=saved_bytes), max_background=8,
+                speculates=speculates,
             ),
             self._emit,
             CostMeasurement(backend, saved, lambda _: None),
@@ -139,10 +146,10 @@ class Loop:
         assert not self._thread.is_alive()
 
 
-def loop_on(path: Path, n_kv: int = 4096) -> Iterator[Loop]:
+def loop_on(path: Path, n_kv: int = 4096, saved_bytes: int = 0) -> Iterator[Loop]:
     options = EngineOptions(n_parallel=4, n_ctx=1024, n_kv=n_kv, n_threads=1)
     backend = load(path, "storyteller", options).backend
-    loop = Loop(backend, n_parallel=4)
+    loop = Loop(backend, n_parallel=4, saved_bytes=saved_bytes)
     yield loop
     loop.stop()
     backend.close()
