@@ -8,6 +8,7 @@ from spillover.runtime.machine.cgroup import cpu_quota
 from spillover.runtime.machine.system_files import SystemFiles, cpus_of
 
 _CPU = "sys/devices/system/cpu"
+ONLINE = f"{_CPU}/online"
 
 PERFORMANCE_SHARE = 0.6
 """A core with less than this share of the strongest core's capacity holds up the others: threads
@@ -30,7 +31,7 @@ class Cores(Struct, frozen=True, kw_only=True):
 
 def read_cores(files: SystemFiles) -> Cores | None:
     """None where the system does not tell."""
-    online = files.cpus(f"{_CPU}/online")
+    online = files.cpus(ONLINE)
     if not online:
         return None
     allowed = cpus_of(files.field("proc/self/status", "Cpus_allowed_list")) or online

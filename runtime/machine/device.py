@@ -14,7 +14,7 @@ import psutil
 from msgspec import Meta, Struct, structs
 
 from spillover.runtime.files.json_file import MeasurementStore, fingerprint
-from spillover.runtime.machine.cores import Cores, read_cores
+from spillover.runtime.machine.cores import ONLINE, Cores, read_cores
 from spillover.runtime.machine.memory import Memory, read_memory
 from spillover.runtime.machine.power import PowerReading, read_power, read_power_mode
 from spillover.runtime.machine.system_files import SystemFiles
@@ -266,12 +266,18 @@ def were_taken(cores: FreeCores | None, n_threads: int) -> bool:
 def _idle_s() -> float:
     """Seconds since boot that the cores of this process have been idle, or ran niced work while
     this process is not niced itself."""
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    cores = psutil.cpu_times(percpu=True)
+    # Those that are switched off are not among them, but have numbers.
+    numbers = sorted(_THIS_MACHINE.cpus(ONLINE) or ())
+    if len(numbers) != len(cores):
+        numbers = list(range(len(cores)))
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(numbers)
+    are_known = usable <= set(numbers)  # a container that shows only its own gives them others
     kinds = ("idle", "iowait", "nice") if _has_normal_priority() else ("idle", "iowait")
     return sum(
         float(getattr(core, kind, 0.0))
-        for i, core in enumerate(psutil.cpu_times(percpu=True))
-        if usable is None or i in usable
+        for number, core in zip(numbers, cores, strict=True)
+        if number in usable or not are_known
         for kind in kinds
     )
 

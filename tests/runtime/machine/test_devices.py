@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
+from spillover.runtime.machine import device
 from spillover.runtime.machine.bandwidth import measure_bandwidth
 from spillover.runtime.machine.cgroup import cpu_quota, group_memory
 from spillover.runtime.machine.cores import read_cores
@@ -209,6 +213,29 @@ def test_the_small_cores_of_arm_are_told_by_their_capacity(tmp_path: Path) -> No
     found = read_cores(written(tmp_path, cores(*map(str, range(8))), tree))
     assert found is not None
     assert (found.n_efficiency, found.n_threads) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("online", "allowed", "idle_s"),
+    [
+        ("0-3", {0, 1, 2, 3}, 15),
+        ("0-3", {2, 3}, 12),
+        ("0,2,4,6", {0, 2, 4, 6}, 15),  # without the second threads of a core
+        ("0,3-5", {3, 5}, 10),  # a Jetson TX2 that saves power
+        ("0-3", {8, 9, 10, 11}, 15),  # a container (LXC) that shows its own four, renumbered
+        ("", {1}, 2),
+    ],
+)
+def test_idle_cores_are_told_apart_by_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, online: str, allowed: set[int], idle_s: int
+) -> None:
+    """They were counted by their places, so that answers began with half of the threads, or one."""
+    files = written(tmp_path, {f"{CPU}/online": online})
+    times = [SimpleNamespace(idle=2.0**i) for i in range(4)]
+    monkeypatch.setattr(device, "_THIS_MACHINE", files)
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: times)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed, raising=False)
+    assert device._idle_s() == idle_s
 
 
 def test_what_a_machine_does_not_tell_is_unknown(tmp_path: Path) -> None:
