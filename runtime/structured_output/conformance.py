@@ -13,10 +13,8 @@ from referencing.exceptions import Unresolvable
 
 _MAX_STEPS = 50_000
 _MAX_CHARS = 4_000_000
-_UNCHECKED = ("pattern", "patternProperties", "format")
+_UNCHECKED = ("pattern", "patternProperties", "unevaluatedProperties", "format")
 """Python's re may run forever on a pattern from outside."""
-_EXCLUSIVE = ("exclusiveMinimum", "exclusiveMaximum")
-"""Of JSON Schema 4 and OpenAPI 3.0 they are true or false, and the grammar has held them."""
 
 
 class _TooMuch(Exception):
@@ -54,7 +52,7 @@ def _counted() -> Any:
             left[0] -= 1
             if left[0] < 0:
                 raise _TooMuch
-            if name in _EXCLUSIVE and isinstance(arguments[1], bool):
+            if _is_undecided(name, *arguments[1::2]):
                 return
             yield from keyword(*arguments) or ()
 
@@ -71,6 +69,13 @@ def _counted() -> Any:
     # Its own evolve() changes to the validator that a "$schema" names, which has no limits.
     kind.evolve = attrs.evolve
     return kind
+
+
+def _is_undecided(keyword: str, value: Any, schema: dict[str, Any]) -> bool:
+    if keyword == "additionalProperties":
+        return "patternProperties" in schema  # by which it would look for the others
+    # In JSON Schema 4 and OpenAPI 3.0 they are true or false, and the grammar has held them.
+    return keyword in ("exclusiveMinimum", "exclusiveMaximum") and isinstance(value, bool)
 
 
 def _nothing(*_arguments: Any) -> Generator[Any]:

@@ -97,6 +97,9 @@ def test_schemas_are_followed_without_fetching_and_within_bounds() -> None:
     assert follows('"' + "a" * 64 + '!"', {"pattern": "^(a+)+$"})
     hidden = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^((a+)+b|a+c)$"}
     assert follows(f'["{"a" * 64}c"]', {"items": hidden})  # it took forever
+    for keyword in ("additionalProperties", "unevaluatedProperties"):
+        named = {"patternProperties": {hidden["pattern"]: {}}, keyword: False}
+        assert follows(f'{{"{"a" * 64}c": 1}}', named)  # so did these
     assert not follows('["a"]', {"items": {**hidden, "type": "integer"}})
     assert follows("0.5", {"minimum": 0, "exclusiveMinimum": True})  # it took true for 1
     assert not follows("0.5", {"exclusiveMinimum": 0.5})
