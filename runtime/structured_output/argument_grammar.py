@@ -61,9 +61,10 @@ class ArgumentRules:
 
     def start(self) -> str:
         """The rule of all arguments, in the order of the schema."""
-        if self._names_members(self._root):
-            return self._members(self._root)
-        if self._root.get("additionalProperties") is False:
+        schema = resolved(self._root, self._root)
+        if self._names_members(schema):
+            return self._members(schema)
+        if schema.get("additionalProperties") is False:
             return ""
         return f"{self._several(self._one(self._any_key, {}))}?"
 

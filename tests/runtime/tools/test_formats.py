@@ -244,3 +244,13 @@ def test_many_references_to_large_definitions_make_no_endless_grammar() -> None:
     tagged = next(format for format in FORMATS if format.encoding == "tags")
     grammar = calls_grammar(tagged, (tool,), json.dumps, several=False, after_opening=True)
     assert len(grammar) < 2**21
+
+
+@named
+def test_arguments_that_are_a_reference_are_held(format: ToolFormat) -> None:
+    """Between tags they were free."""
+    schema = {"$ref": "#/definitions/args", "definitions": {"args": SHORT.parameters}}
+    tool = Tool(name="t", parameters=schema)
+    good, bad = (written(format, (call("t", {"text": "a", "n": n}),)) for n in (30, 31))
+    assert allowed_of(format, (tool,), good) == good
+    assert allowed_of(format, (tool,), bad) != bad
