@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from typing import Any
+from urllib.parse import quote
 
 from llguidance import LLMatcher
 
@@ -13,6 +14,8 @@ from spillover.runtime.structured_output.subschemas import Schema, mapped
 
 _IN_PLACE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "dependentSchemas")
 """What lets other schemas evaluate members and items."""
+
+_URI_SIGNS = "#/%?:@!$&'()*+,;="
 
 _LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 _LEAST, _GREATEST = 2048 - 2**63, 2**63 - 1024
@@ -28,6 +31,9 @@ def with_known_keywords(schema: Schema) -> Schema:
 def _reworded(schema: Schema, root: Schema) -> Schema:
     # It may name any dialect; what the dialects say differently is known here.
     schema.pop("$schema", None)
+    if isinstance(target := schema.get("$ref"), str):
+        # Generators put names such as List[int] there as they are, which no URI may hold.
+        schema["$ref"] = quote(target, safe=_URI_SIGNS)
     if schema.get("uniqueItems") is False:
         del schema["uniqueItems"]
     if isinstance(name := schema.get("format"), str) and not _knows_format(name):

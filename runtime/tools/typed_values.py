@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import msgspec
 
@@ -45,7 +46,7 @@ def resolved(schema: Schema, root: Schema) -> Schema:
             break
         target: Any = root
         for step in name.split("/")[1:]:
-            step = step.replace("~1", "/").replace("~0", "~")
+            step = unquote(step).replace("~1", "/").replace("~0", "~")
             target = target.get(step) if isinstance(target, dict) else None
         if not isinstance(target, dict):
             return {}

@@ -68,6 +68,8 @@ TREE = {
 }
 HELD: dict[str, Any] = {
     "$ref and $defs": {"$defs": {"a": SMALL}, "$ref": "#/$defs/a"},
+    "$ref to any name": {"$defs": {"Map«a, b[c/d~e]»": SMALL},
+                         "$ref": "#/$defs/Map«a, b[c~1d~0e]»"},
     "definitions": {"definitions": {"a": SMALL}, "type": "array", "maxItems": 2,
                     "items": {"$ref": "#/definitions/a"}},
     "recursion": TREE,
