@@ -275,7 +275,7 @@ def _within(target_bpw: float, source: Path, place: Path, options: ExportOptions
 def _calibration_text(chosen: str | None) -> str:
     if chosen == "auto":
         return calibration_text()
-    return read_text(Path(chosen)) if chosen else ""
+    return "" if chosen is None else read_text(Path(chosen))
 
 
 @contextmanager

@@ -58,10 +58,16 @@ def notes_on(recipe: Recipe, plan: Plan) -> Generator[str]:
 
 def _without_importance(recipe: Recipe, plan: Plan) -> Generator[str]:
     """What is to be weighted by an importance matrix, and is not."""
+    is_coarse = recipe.file_type == "Q2_K_S"  # whose layers need one for Q2_K, too
     lacking = [
         tensor
         for tensor in plan.tensors
-        if tensor.is_changed and tensor.planned in _NEEDING and not tensor.is_weighted
+        if tensor.is_changed
+        and not tensor.is_weighted
+        and (
+            tensor.planned in _NEEDING
+            or (is_coarse and tensor.planned == "Q2_K" and tensor.name.startswith("blk."))
+        )
     ]
     if plan.needs_imatrix and not recipe.has_imatrix:
         yield f"{recipe.file_type} needs an importance matrix: --imatrix auto computes one"

@@ -109,7 +109,7 @@ def run(
     recipe = Recipe(
         file_type=file_type,
         tensors=tensors,
-        imatrix=Path(imatrix) if imatrix and imatrix != "auto" else None,
+        imatrix=None if imatrix in (None, "auto") else Path(imatrix),
         is_calibrated=imatrix == "auto",
         allow_requantize=allow_requantize,
     )

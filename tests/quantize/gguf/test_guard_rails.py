@@ -103,6 +103,18 @@ def test_an_importance_matrix_that_no_type_uses_is_left_out_and_told(
     assert not any("alike" in note for note in notes_on(finer, planned(source, finer)))
 
 
+@pytest.mark.parametrize(
+    ("verb", "option"), [("quantize run", "--imatrix"), ("export onnx", "--calibration")]
+)
+def test_an_empty_name_is_no_option_left_out(
+    verb: str, option: str, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a variable that a shell does not know: the file was made without it."""
+    assert cli.run([*verb.split(), str(source), str(tmp_path / "out"), option, ""]) == 1
+    assert "cannot be read: Is a directory" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_importance_matrix_of_another_model_is_refused(source: Path, tmp_path: Path) -> None:
     own = imatrix(tmp_path / "own.gguf", ["blk.0.attn_q.weight"])
     assert refused(source, Recipe(file_type="Q4_0", imatrix=own)) == ""
@@ -121,6 +133,10 @@ def test_a_tensor_whose_importance_is_missing_is_named(source: Path, tmp_path: P
     found = refused(source, Recipe(file_type="IQ2_XS", imatrix=own))
     assert "no importance matrix has their inputs: blk.0." in found
     assert refused(source, Recipe(file_type="IQ2_XS", is_calibrated=True)) == ""
+    found = refused(source, Recipe(file_type="Q2_K_S", imatrix=own))
+    assert "no importance matrix has their inputs: blk.0." in found
+    assert refused(source, Recipe(file_type="Q2_K_S", is_calibrated=True)) == ""
+    assert refused(source, Recipe(file_type="Q2_K", imatrix=own)) == ""
 
 
 def test_a_dry_run_tells_all_that_would_be_refused(
