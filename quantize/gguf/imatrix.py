@@ -12,6 +12,7 @@ from spillover.quantize.child import Progress
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.imatrix_file import Imatrix, write_imatrix
 from spillover.quantize.gguf.matmul_inputs import MatmulInputs
+from spillover.quantize.texts import read_text
 from spillover.runtime.backend import Rows, Tokens
 from spillover.runtime.llama.batch import LlamaBatch
 from spillover.runtime.llama.governed_calls import GovernedCalls
@@ -22,7 +23,6 @@ _N_CHUNK = 512
 """Tokens that are read as one text."""
 _N_CALL = 128
 """Tokens of one call, which bounds the logits that llama.cpp keeps."""
-_MAX_TEXT_BYTES = 64 << 20
 
 
 class ImatrixOrder(Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class Calibrated(Struct, frozen=True, kw_only=True):
 
 def calibrate(order: ImatrixOrder, progress: Progress) -> Calibrated:
     """Write the order's target. Raises QuantizeError, ModelError, OSError."""
-    text = _text(order.text)
+    text = read_text(order.text)
     start_library()
     model = LlamaModel(order.source, n_gpu_layers=0, use_extra_bufts=False)
     inputs = MatmulInputs()
@@ -72,14 +72,6 @@ def calibrate(order: ImatrixOrder, progress: Progress) -> Calibrated:
     )
     write_imatrix(order.target, made)
     return Calibrated(n_tokens=sum(map(len, chunks)), n_matrices=len(made.sums))
-
-
-def _text(path: Path) -> str:
-    if path.stat().st_size > _MAX_TEXT_BYTES:
-        raise QuantizeError(
-            f"{path} is larger than {_MAX_TEXT_BYTES >> 20} MiB: a few hundred KiB are enough"
-        )
-    return path.read_text("utf-8", "replace")
 
 
 def _chunks(tokens: Tokens, opening: tuple[int, ...]) -> list[Tokens]:

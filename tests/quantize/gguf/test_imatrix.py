@@ -89,6 +89,13 @@ def test_the_text_that_comes_along_is_long_and_in_many_scripts() -> None:
         assert letters in text
 
 
+def test_a_text_that_is_none_is_refused(source: Path, tmp_path: Path) -> None:
+    """It was read as so many replacement characters."""
+    order = ImatrixOrder(source=source, target=tmp_path / "i.gguf", text=source, n_threads=1)
+    with pytest.raises(QuantizeError, match="is not text in UTF-8"):
+        calibrate(order, silent)
+
+
 def test_experts_that_saw_nothing_weigh_alike(tmp_path: Path) -> None:
     sums = {"blk.0.ffn_up_exps.weight": np.array([[2, 4], [0, 0]], np.float32)}
     counts = {"blk.0.ffn_up_exps.weight": np.array([2, 0], np.float32)}
