@@ -17,7 +17,7 @@ from spillover.quantize.child import Child, Progress
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.guard_rails import check_plan, notes_on, refusals, uses_importance
 from spillover.quantize.gguf.native import plan, quantize
-from spillover.quantize.gguf.recipe import Plan, QuantizeOrder, Recipe
+from spillover.quantize.gguf.recipe import ALIGNMENT, Plan, QuantizeOrder, Recipe
 from spillover.quantize.gguf.source_digest import KEY, UNKNOWN, SourceDigest, sha256
 from spillover.quantize.gguf.verify import VerifyOrder, verify
 from spillover.quantize.new_file import check_place, flushing, new_file
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MAX_TEXT_BYTES = 127
 """Of a key or a value that llama.cpp adds to the metadata."""
+_ALIGNMENT_KEY = "general.alignment"
 _ADVICE = "choose a type with more bits, give an importance matrix, or raise --max-divergence"
 _OURS = ("spillover.", "quantize.imatrix.")
 """What the keys begin with that say how a file was quantized."""
@@ -228,8 +229,20 @@ def _provenance(model: GgufModel, recipe: Recipe) -> dict[str, str | int]:
         f"llama-cpp-python {version('llama-cpp-python')}",
         "spillover.recipe.type": recipe.file_type,
     }
+    if _ALIGNMENT_KEY in model.metadata:
+        found[_ALIGNMENT_KEY] = ALIGNMENT  # llama.cpp copies the source's, and pads by its own
     for place, (pattern, kind) in enumerate(recipe.tensors):
-        found[f"spillover.recipe.tensor.{place}"] = f"{pattern}={kind}"
+        found |= _in_parts(f"spillover.recipe.tensor.{place}", f"{pattern}={kind}")
+    return found
+
+
+def _in_parts(key: str, text: str) -> dict[str, str | int]:
+    """A text of any length under *key*; what is too long goes on under KEY.1, KEY.2, …"""
+    found: dict[str, str | int] = {}
+    while text or not found:
+        part = _cut(text)
+        found[f"{key}.{len(found)}" if found else key] = part
+        text = text[len(part) :]
     return found
 
 
@@ -261,11 +274,12 @@ def _emptied(model: GgufModel) -> dict[str, str | int]:
 
 def _texts_cut(metadata: dict[str, str | int]) -> dict[str, str | int]:
     return {
-        key: value
-        if isinstance(value, int)
-        else value.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
-        for key, value in metadata.items()
+        key: value if isinstance(value, int) else _cut(value) for key, value in metadata.items()
     }
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore")
 
 
 def _described(

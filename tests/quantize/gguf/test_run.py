@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -45,6 +46,40 @@ def test_the_new_file_says_where_it_comes_from(source: Path, tmp_path: Path) -> 
     assert made.verdict is not None
     assert 0 < made.verdict.divergence < most_divergence(4.5)
     assert made.size_bytes == (tmp_path / "m.gguf").stat().st_size
+
+
+def test_a_long_recipe_is_kept_whole(source: Path, tmp_path: Path) -> None:
+    """llama.cpp takes texts of 127 bytes, and the rest of a pattern of many layers was lost."""
+    pattern = rf"^blk\.({'|'.join(map(str, range(60)))})\.ffn_down\.weight$"
+    recipe = Recipe(file_type="Q4_K_M", tensors=((pattern, "Q8_0"), ("attn_v", "Q6_K")))
+    run(source, tmp_path / "m.gguf", recipe, silent, n_threads=1, is_checked=False)
+    found = read_header(tmp_path / "m.gguf").metadata
+    names = ["spillover.recipe.tensor.0", "spillover.recipe.tensor.0.1"]
+    assert "".join(str(found[name]) for name in names) == f"{pattern}=Q8_0"
+    assert found["spillover.recipe.tensor.1"] == "attn_v=Q6_K"
+
+
+def test_tensors_of_a_source_with_other_gaps_are_where_the_new_file_says(
+    source: Path, tmp_path: Path
+) -> None:
+    """llama.cpp places them at multiples of 32 bytes, and copied that they are at those of 4096."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(tmp_path / "wide.gguf", "llama")
+    writer.add_custom_alignment(4096)
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            kind, *inside = field.types
+            element = inside[-1] if inside else None
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=element)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    wide = tiny_gguf.finished(writer, tmp_path / "wide.gguf")
+    contents = []
+    for one in (source, wide):
+        target = tmp_path / f"of-{one.name}"
+        run(one, target, Recipe(file_type="Q4_0"), silent, n_threads=1, is_checked=False)
+        contents.append(target.read_bytes()[read_header(target).data_offset :])
+    assert contents[0] == contents[1]
 
 
 def test_only_the_child_loads_what_is_slow(source: Path, tmp_path: Path) -> None:
