@@ -140,7 +140,7 @@ def _empty(llama: Backend, onnx: Backend, n_seq: int) -> None:
 
 def sample(tokenizer: Vocabulary, n_kv: int) -> Tokens:
     """The beginning of a built-in text, for a context of *n_kv* tokens."""
-    n_most = min(N_TOKENS, n_kv // 8)
+    n_most = min(N_TOKENS, max(n_kv // 8, 1))
     return tokenizer.tokenize(PROSE, add_special=True, parse_special=False)[:n_most]
 
 

@@ -70,14 +70,14 @@ class Described:
         original = config.original_max_position_embeddings or original
         plain = plain_frequencies(theta, 2 * len(whole.frequencies))
         if kind in ("linear", "yarn"):
+            self._put(rope__scaling__type=kind, rope__scaling__factor=float(scaling["factor"]))
+            known = (original, scaling.get("beta_fast"), scaling.get("beta_slow"))
+            n_original, fast, slow = known if kind == "yarn" else (None, None, None)
             self._put(
-                rope__scaling__type=kind,
-                rope__scaling__factor=float(scaling["factor"]),
-                rope__scaling__original_context_length=int(original) if original else None,
+                rope__scaling__original_context_length=int(n_original) if n_original else None,
+                rope__scaling__yarn_beta_fast=float(fast) if fast else None,
+                rope__scaling__yarn_beta_slow=float(slow) if slow else None,
             )
-            for ours, key in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
-                if kind == "yarn" and scaling.get(ours) is not None:
-                    self._put(**{f"rope__scaling__{key}": float(scaling[ours])})
         elif whole.long_frequencies is not None:
             self._put(
                 rope__scaling__type="longrope",  # or llama models would not have the tensors
@@ -141,6 +141,7 @@ class Described:
             f"llama.cpp ignores the attention window of {window} tokens: longer contexts are "
             "computed in another way than the model was trained for"
             for window in sorted(filter(None, windows))
+            if window < spec.n_ctx
         )
 
 

@@ -19,6 +19,7 @@ _REQUIRED = ("config.json", "tokenizer.json")
 _OPTIONAL = (
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
     "generation_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

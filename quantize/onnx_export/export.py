@@ -36,8 +36,9 @@ from spillover.quantize.verification import Verdict
 
 MODEL_FILE, DATA_FILE = "model.onnx", "model.onnx.data"
 _MAX_INLINE_BYTES = 32 << 20
-"""Larger weights go to a second file, which sessions map instead of copying it. (A graph file
-cannot be larger than 2 GiB.)"""
+"""Larger weights go to a second file, which sessions map instead of copying it."""
+_MOST_GRAPH_BYTES = (2 << 30) - (16 << 20)
+"""Of weights in a graph's own file, which cannot be larger than 2 GiB."""
 
 
 class Exported(Struct, frozen=True, kw_only=True):
@@ -89,6 +90,11 @@ def export(
     n_ctx, more = choose_n_ctx(source, options)
     notes += [*more, *source.notes]
     size = weights_bytes(weights, options) + rotary_bytes(weights, options, n_ctx)
+    if options.external_data is False and size > _MOST_GRAPH_BYTES:
+        raise ExportError(
+            f"the weights take {size / 1e6:.0f} MB, and one file holds less than 2 GiB: leave out "
+            "--one-file"
+        )
     with new_folder(target, size) as folder:
         notes += companion_files.write(source, options, folder, n_ctx=n_ctx)
         if check is not None:

@@ -21,11 +21,13 @@ def plain_frequencies(theta: float, n_rotary: int) -> Doubles:
     return frequencies
 
 
+@np.errstate(divide="raise", invalid="raise", over="raise")
 def rotary(theta: float, n_rotary: int, scaling: dict[str, Any], n_ctx: int) -> Rotary:
     """The rotary under *scaling*, the rope_scaling table of a config.json, of a model that was
     trained for *n_ctx* tokens.
 
-    Raises ExportError for an unknown kind, KeyError for a missing number.
+    Raises ExportError for an unknown kind, KeyError for a missing number, ArithmeticError for one
+    that gives no frequencies.
     """
     frequencies = plain_frequencies(theta, n_rotary)
     kind = scaling.get("rope_type", scaling.get("type", "default"))

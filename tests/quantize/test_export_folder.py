@@ -13,6 +13,7 @@ import pytest
 from spillover.edge_server import cli
 from spillover.quantize import new_file
 from spillover.quantize.errors import QuantizeError
+from spillover.quantize.onnx_export import export as exporting
 from spillover.quantize.onnx_export.errors import ExportError
 from spillover.quantize.onnx_export.export import export
 from spillover.quantize.onnx_export.from_hf.safetensors_file import SafetensorsFile
@@ -66,6 +67,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str) -> Non
 def test_the_folder_has_what_a_loader_needs(tmp_path: Path) -> None:
     tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
     (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "hf" / "chat_template.json").write_text('{"chat_template": "older"}')
     exported = export(tmp_path / "hf", tmp_path / "a" / "out", FP32, silent)
     names = {path.name for path in exported.folder.iterdir()}
     assert names == {
@@ -74,8 +76,29 @@ def test_the_folder_has_what_a_loader_needs(tmp_path: Path) -> None:
         "tokenizer.json",
         "tokenizer_config.json",
         "chat_template.jinja",
+        "chat_template.json",
     }
     assert exported.folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_model_with_a_short_context_is_compared_too(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No token was left of the text, and the command ended with a traceback."""
+    tiny_models.write_byte_level(tmp_path / "hf", CONFIGS["llama"])
+    asked = ["export", "onnx", str(tmp_path / "hf"), str(tmp_path / "out"), "--weights", "int8"]
+    assert cli.run([*asked, "--n-ctx", "4"]) == 0
+    assert "nats on average" in capfd.readouterr().out
+
+
+def test_weights_that_no_single_file_holds_are_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_MOST_GRAPH_BYTES", 10_000)
+    tiny_models.write(tmp_path / "hf", CONFIGS["llama"])
+    with pytest.raises(ExportError, match="less than 2 GiB: leave out --one-file"):
+        export(tmp_path / "hf", tmp_path / "out", ExportOptions(external_data=False), silent)
+    export(tmp_path / "hf", tmp_path / "out", ExportOptions(), silent)
 
 
 def test_only_the_text_part_of_a_model_that_sees_images_is_exported(
@@ -168,6 +191,8 @@ _LONGROPE = {
         (changed(head_dim=24), "24 values"),
         (changed(partial_rotary_factor=2), "share of 2.0"),
         (changed(rope_scaling=_LONGROPE), "8 positive divisors"),
+        (changed(rope_scaling={"rope_type": "linear", "factor": 0}), "no valid rotary scaling"),
+        (changed(rope_theta=-1.0), "no valid rotary scaling"),
         (gemma(hidden_activation="gelu"), "'gelu' is not supported"),
         (gemma(use_bidirectional_attention=True), "embeddings, not text"),
         (gemma(attn_logit_softcapping=50.0), "attn_logit_softcapping"),

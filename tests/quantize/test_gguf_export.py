@@ -82,6 +82,15 @@ def test_what_llama_cpp_ignores_is_said(name: str, tmp_path: Path, unchecked: No
     np.testing.assert_allclose(as_llama_cpp(made.path), as_llama_cpp(other), atol=1e-5)
 
 
+def test_a_window_as_long_as_the_context_is_nothing_to_tell(
+    tmp_path: Path, unchecked: None
+) -> None:
+    """Phi-3 and Phi-4 with contexts of 128 thousand tokens have windows of twice as many."""
+    config = {**tiny_models.CONFIGS["phi3"], "sliding_window": 128}
+    folder = tiny_models.write_byte_level(tmp_path / "hf", config)
+    assert export(folder, tmp_path / "m.gguf", "auto", silent).notes == ()
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_no_gguf_file_can_say_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=REFUSED[name]):
