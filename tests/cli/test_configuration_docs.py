@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from spillover.cloud_fallback.privacy.settings import PrivacySettings, UserPatte
 from spillover.cloud_fallback.providers.settings import ProviderSettings
 from spillover.cloud_fallback.spending.limits import BudgetLimits, BudgetSettings
 from spillover.cloud_fallback.spending.prices import Prices
+from spillover.edge_server.commands.serve import command
+from spillover.edge_server.config import config
 from spillover.edge_server.config.setting_list import setting_list
 from spillover.edge_server.config.setting_type import show
+from spillover.edge_server.web.security import check_bind
 
 DOCS = Path(__file__).parents[2] / "docs"
 WORDS = "".join(path.read_text("utf-8") for path in DOCS.glob("*.md"))
@@ -63,3 +68,20 @@ def test_auto_is_explained_where_it_means_nothing_at_all() -> None:
     allowed = {setting.name: setting.allowed for setting in setting_list()}
     assert allowed["draft_model"] == "a path, or auto for none"
     assert allowed["data_dir"] == "a path or auto"
+
+
+def test_the_service_starts_with_its_configuration(tmp_path: Path) -> None:
+    service = (DOCS / "service.md").read_text("utf-8")
+    (unit,) = re.findall(r"```ini\n(.*?)```", service, re.DOTALL)
+    (file,) = re.findall(r"```toml\n(.*?)```", service, re.DOTALL)
+    (started,) = re.findall(r"^ExecStart=\S+ serve (.*)$", unit, re.MULTILINE)
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-for-the-tablet\n")
+    path = tmp_path / "config.toml"
+    path.write_text(file)
+    context = command.make_context("serve", shlex.split(started))
+    assert str(context.params["config_flag"]) == "/etc/spillover/config.toml"
+    assert str(context.params["api_key_file"]) == "%d/keys"
+    settings = config.load({}, environ={}, config_flag=path, api_key_file=keys).settings
+    assert settings.hosts == (tomllib.loads(file)["host"],)
+    check_bind(settings)
