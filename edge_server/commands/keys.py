@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 
 import click
 
 from spillover.cloud_fallback.providers.companies import COMPANIES
 from spillover.cloud_fallback.providers.credentials.secret import is_header_text
 from spillover.cloud_fallback.providers.keys import Keys
+from spillover.cloud_fallback.providers.settings import ProviderSettings
+from spillover.edge_server.commands.options import load_config, setting_options
 from spillover.edge_server.commands.output import print_json, print_note, print_result
 
 _EPILOG = """\b
@@ -42,9 +46,11 @@ def set_key(provider: str) -> None:
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_keys(as_json: bool) -> None:
-    """Show where each key is, never the keys themselves."""
-    found = _found(_keys())
+@setting_options([])
+def list_keys(as_json: bool, config_flag: Path | None) -> None:
+    """Show where the key of each company and each configured provider is, never the keys."""
+    providers = load_config({}, config_flag).settings.cloud.providers
+    found = _found(_keys(), providers)
     if as_json:
         print_json(found)
         return
@@ -84,10 +90,11 @@ def read_key(provider: str) -> str:
     return key
 
 
-def _found(keys: Keys) -> dict[str, str | None]:
+def _found(keys: Keys, providers: Iterable[ProviderSettings]) -> dict[str, str | None]:
     """Where the key of each provider is: the name of a variable, "keyring" or None."""
     stored = keys.names()
     variables = {c.name: c.key_variables for c in COMPANIES.values() if c.key_variables}
+    variables |= {provider.name: provider.key_variables for provider in providers}
     places: dict[str, str | None] = {}
     for name in dict.fromkeys((*variables, *stored)):
         place = keys.variable_in_use(variables.get(name, ()))

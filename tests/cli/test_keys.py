@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import keyring
 import pytest
@@ -70,6 +71,19 @@ def test_a_key_is_stored_listed_and_deleted_and_never_shown(
 def test_a_provider_that_the_user_named_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["keys", "set", "box.next-door"])
     assert places(capsys)["box.next-door"] == "keyring"
+
+
+def test_a_configured_provider_is_listed_with_its_own_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Only companies were: a key in another variable seemed to be missing.
+    table = 'name = "box"\ndialect = "openai"\nbase_url = "http://box:8000/v1"\nmodel = "m"'
+    file = tmp_path / "config.toml"
+    file.write_text(f'[[provider]]\n{table}\nkey_variable = "BOX_KEY"')
+    monkeypatch.setenv("SPILLOVER_CONFIG", str(file))
+    assert places(capsys)["box"] is None
+    monkeypatch.setenv("BOX_KEY", KEY)
+    assert places(capsys)["box"] == "BOX_KEY"
 
 
 def test_variables_are_listed_by_name(
