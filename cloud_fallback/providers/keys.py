@@ -123,6 +123,6 @@ def advice(settings: ProviderSettings) -> str:
 
 def _failed(error: Exception) -> KeyringFailed:
     return KeyringFailed(
-        f"this device's keyring cannot be used ({type(error).__name__}): set the environment "
-        "variable of the provider instead"
+        f"this device's keyring cannot be used ({type(error).__name__}): put the key into the "
+        "company's usual variable, or into one that you name (key_variable, --key-variable)"
     )

@@ -289,7 +289,7 @@ def test_a_server_that_wants_a_key_gets_it_from_a_variable(
     fake.show({"/v1/models": Page(status=401)})
     code, said = place.connect(fake.url, "--model", "m")
     assert code == 1
-    assert "refused the key" in said or "key" in said
+    assert "name its variable with --key-variable" in said
     fake.show({"/v1/models": MODELS})
     monkeypatch.setenv("BOX_KEY", KEY)
     assert place.connect(fake.url, "--key-variable", "BOX_KEY")[0] == 0

@@ -132,8 +132,11 @@ def _reached(
             yield engine, _facts(engine, only_print=only_print)
             return
         except AuthFailed as error:
-            if not sys.stdin.isatty() or keys.find(wanted) is not None:
+            if keys.find(wanted) is not None:
                 raise _unwritten(engine, error) from error
+            if not sys.stdin.isatty():
+                advice = "" if engine.problem else _KEYLESS
+                raise _unwritten(engine, error, advice) from error
         keys.store(wanted.name, read_key(wanted.name))
         try:
             engine = build_engine(wanted, keys=keys, http=http)
@@ -158,8 +161,11 @@ def _facts(engine: CloudEngine, *, only_print: bool) -> ServerFacts | None:
         raise _unwritten(engine, error) from error
 
 
-def _unwritten(engine: CloudEngine, error: ProviderError) -> SpilloverError:
-    return SpilloverError(f"{_at(engine.settings)}: {error.cause}; nothing was written")
+_KEYLESS = ": call this at a terminal to type a key, or name its variable with --key-variable"
+
+
+def _unwritten(engine: CloudEngine, error: ProviderError, advice: str = "") -> SpilloverError:
+    return SpilloverError(f"{_at(engine.settings)}: {error.cause}; nothing was written{advice}")
 
 
 def _try(engine: CloudEngine, cloud: CloudSettings) -> Trial:
