@@ -100,10 +100,26 @@ export class SettingsPanel extends Panel {
     this.keyChanged = keyChanged;
   }
 
-  /** Asks for the API key. What is typed already stays. */
+  /** Asks for the API key, and says why. What is typed already stays. */
   ask() {
     if (this.node.hidden) this.open(true);
+    this.isAsking = true;
+    this.why.textContent = apiKey.get() ? "This server does not know the key that was entered." : "This server wants a key.";
+    this.why.hidden = false;
     this.node.querySelector("#set-key").focus();
+  }
+
+  /** Closes what was only opened for the key, unless the server still wants another one. */
+  async #useKey(key, keep) {
+    const wasAsking = this.isAsking;
+    this.isAsking = false;
+    apiKey.set(key, keep);
+    await this.keyChanged();
+    if (this.isAsking) return;
+    this.why.hidden = true;
+    if (!wasAsking) return;
+    this.open(false);
+    $("prompt").focus();
   }
 
   show() {
@@ -126,14 +142,15 @@ export class SettingsPanel extends Panel {
     const key = h("input", {type: "password", id: "set-key", autocomplete: "off", placeholder: apiKey.get() ? "set" : "none"});
     const keep = h("input", {type: "checkbox", id: "set-keep"});
     keep.checked = apiKey.isKept();
+    this.why = h("p", {class: "warning", role: "status", hidden: true});
     this.node.replaceChildren(this.head("Settings"),
       h("label", {for: "set-system"}, "System prompt", system), ...fields,
       h("label", {for: "set-scheme"}, "Colours", scheme),
       h("form", {onsubmit: (event) => {
         event.preventDefault();
-        apiKey.set(key.value.trim(), keep.checked);
-        this.keyChanged();
+        this.#useKey(key.value.trim(), keep.checked);
       }},
+        this.why,
         h("label", {for: "set-key"}, "API key of this server", key),
         h("label", {class: "check", for: "set-keep"}, keep, "Keep it after this tab is closed"),
         h("button", {type: "submit"}, "Use this key")),

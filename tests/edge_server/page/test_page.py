@@ -306,8 +306,17 @@ def test_a_key_is_asked_for_and_used(tmp_path: Path, visit: Open) -> None:
         one = visit(server)
         one.page.wait_for_selector("#set-key")
         assert "API key" in one.status
-        one.page.fill("#set-key", "a-long-enough-key")
-        one.page.get_by_role("button", name="Use this key").click()
+        # A wrong key looked as if nothing had happened, and the right one left the panel open.
+        said = one.page.locator("#settings .warning")
+        for key, why in (
+            ("another-key", "This server wants a key."),
+            ("a-long-enough-key", "This server does not know the key that was entered."),
+        ):
+            expect(said).to_have_text(why)
+            one.page.fill("#set-key", key)
+            one.page.get_by_role("button", name="Use this key").click()
+        expect(one.page.locator("#settings")).to_be_hidden()
+        expect(one.page.locator("#prompt")).to_be_focused()
         expect(one.page.locator("#model")).to_have_text("storyteller")
         one.send("Hello")
         one.wait_end()
