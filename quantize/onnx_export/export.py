@@ -9,11 +9,12 @@ import msgspec
 import onnx
 from msgspec import Struct
 
+from spillover.quantize.freed_memory import return_large_arrays
 from spillover.quantize.new_file import new_folder
 from spillover.quantize.onnx_export import companion_files
 from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
-from spillover.quantize.onnx_export.calibrated.layer_runs import held_bytes
-from spillover.quantize.onnx_export.calibrated.source import N_STATES, CalibratedSource
+from spillover.quantize.onnx_export.calibrated.layer_runs import residual_bytes
+from spillover.quantize.onnx_export.calibrated.source import N_RESIDUALS, CalibratedSource
 from spillover.quantize.onnx_export.calibrated.tokens import (
     TokenIds,
     affordable_chunks,
@@ -73,6 +74,7 @@ def export(
             "a KV cache in int8 needs a calibration text, which its scales are measured with, and "
             "the ragged interface"
         )
+    return_large_arrays()
     source = open_source(source_path)
     if options.tokenizer is not None and isinstance(source, HfSource):
         raise ExportError(
@@ -207,7 +209,7 @@ def _write_graph(
 def _chunks(source: WeightSource, tokens: TokenIds, n_ctx: int) -> tuple[list[TokenIds], list[str]]:
     """As many of the calibration text as memory holds, and a note where these are fewer."""
     wanted = chunks_of(tokens, n_ctx)
-    n = affordable_chunks(N_STATES * held_bytes(source.spec))
+    n = affordable_chunks(N_RESIDUALS * residual_bytes(source.spec))
     if n >= len(wanted):
         return wanted, []
     note = (

@@ -18,7 +18,7 @@ from spillover.quantize.onnx_export.blocks import Blocks, Floats
 from spillover.quantize.onnx_export.calibrated import compensation, second_moments, tokens
 from spillover.quantize.onnx_export.calibrated.compensation import Compensator
 from spillover.quantize.onnx_export.calibrated.kv_scales import kv_scales
-from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns, State
+from spillover.quantize.onnx_export.calibrated.layer_runs import LayerRuns
 from spillover.quantize.onnx_export.calibrated.second_moments import SecondMoments
 from spillover.quantize.onnx_export.calibrated.source import CalibratedSource
 from spillover.quantize.onnx_export.calibrated.tokens import chunks_of
@@ -308,16 +308,17 @@ def test_a_layer_is_rounded_for_what_an_embedding_of_4_bits_gives_it(tmp_path: P
 
 
 def test_a_text_is_held_where_it_is_small(tmp_path: Path) -> None:
-    """It was held as the inputs of the last matrix, with rounding and without."""
+    """It was held as the inputs of the last matrix, and together with what follows of it."""
     source = SplitSource(open_source(tiny_models.write(tmp_path / "hf", CONFIGS["llama"])))
     chunks = [tiny_models.IDS, tiny_models.IDS]
     calibrated = CalibratedSource(source, ExportOptions(weights="int4"), chunks, n_ctx=128)
     for name in matrices(source.spec, 1):
         assert calibrated.blocks(name, 4) is not None
         lists = [value for value in vars(calibrated).values() if isinstance(value, list)]
-        held = [one for each in lists for one in each if isinstance(one, State)]
-        assert len(held) >= 2 * len(chunks)
-        assert {one.x.shape[1] for one in held} == {source.spec.n_hidden}
+        arrays = [one for each in lists for one in each if isinstance(one, np.ndarray)]
+        widths = [one.shape[1] for one in arrays if one.ndim == 2]
+        # With rounding, and without.
+        assert widths == [source.spec.n_hidden] * (2 * len(chunks))
 
 
 def test_as_much_is_read_of_a_text_as_memory_holds(
@@ -325,7 +326,7 @@ def test_as_much_is_read_of_a_text_as_memory_holds(
 ) -> None:
     monkeypatch.setattr(tokens, "N_CHUNK", 64)
     notes = []
-    for n_bytes in (1 << 40, 1 << 21, 0):
+    for n_bytes in (1 << 40, 1 << 20, 0):
         monkeypatch.setattr(tokens, "available_memory", lambda n_bytes=n_bytes: n_bytes)
         options = ExportOptions(weights="int4", calibration=CALIBRATION * 2)
         tiny_models.write(tmp_path / "hf", CONFIGS["llama"])

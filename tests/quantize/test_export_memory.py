@@ -42,6 +42,22 @@ lines = Path("/proc/self/status").read_text().splitlines()
 print(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 """
 
+_FREE = """
+import numpy as np
+import psutil
+from spillover.quantize.freed_memory import return_large_arrays
+
+return_large_arrays()
+del [np.ones(24 << 20, np.uint8)][:]  # glibc then keeps what is smaller
+before = psutil.Process().memory_info().rss
+arrays, small = [], []
+for _ in range(30):
+    arrays.append(np.ones(4 << 20, np.uint8))
+    small.append(bytes(9_000))
+arrays.clear()
+print(psutil.Process().memory_info().rss - before)
+"""
+
 
 def model_of(n_layer: int, folder: Path) -> Path:
     """Weights as small numbers of few kinds: what matters is how many."""
@@ -72,3 +88,9 @@ def test_the_peak_is_bounded_by_the_largest_tensor(
     # The file is mapped: its pages are counted, but the system takes them back when it needs them.
     mapped = (model / "model.safetensors").stat().st_size
     assert int(found.stdout) * 1024 - mapped < 1.3 * _LARGEST_BYTES + (300 << 20)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it is about glibc")
+def test_memory_of_large_arrays_goes_back_to_the_system() -> None:
+    run = subprocess.run([sys.executable, "-c", _FREE], check=True, stdout=subprocess.PIPE)
+    assert int(run.stdout) < 10e6

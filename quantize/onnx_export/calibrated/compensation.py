@@ -10,6 +10,7 @@ while all others stay (coordinate descent).
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from spillover.quantize.onnx_export.blocks import (
     Blocks,
@@ -23,10 +24,14 @@ from spillover.quantize.onnx_export.blocks import (
 )
 from spillover.quantize.onnx_export.calibrated.second_moments import Piece, SecondMoments
 
+Numbers = npt.NDArray[np.float64]
+
 _SHRINKS = (1.0, 0.9, 0.8)
 """Fractions of a block's range to try."""
 _SWEEPS = 2
 """The first one gains most; more than these gain a hundredth."""
+_SMALL = 64
+"""Half a matrix that is inverted at once."""
 _CHUNK, _FEWEST_ROWS = 1 << 22, 256
 """Values rounded at a time, so that the intermediate arrays stay small."""
 
@@ -180,6 +185,19 @@ def _improve_block(
 
 def _factor_of_inverse(moments: Floats) -> Floats:
     """The upper triangular U with Uᵀ U = moments⁻¹."""
-    inverse = np.linalg.inv(moments.astype(np.float64))
-    factor: Floats = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
-    return factor
+    # In reverse order, R Rᵀ = moments with an upper triangular R, whose inverse is U.
+    lower = np.linalg.cholesky(moments[::-1, ::-1].astype(np.float64))
+    factor = lower[::-1, ::-1]
+    _invert(factor)
+    return factor.astype(np.float32)
+
+
+def _invert(upper: Numbers) -> None:
+    """Put the inverse of an upper triangular matrix in its place."""
+    n = len(upper) // 2
+    if n < _SMALL:
+        upper[...] = np.linalg.inv(upper)
+        return
+    _invert(upper[:n, :n])
+    _invert(upper[n:, n:])
+    upper[:n, n:] = -upper[:n, :n] @ (upper[:n, n:] @ upper[n:, n:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -47,7 +47,12 @@ def state_bytes(spec: ModelSpec) -> int:
 
 def held_bytes(spec: ModelSpec) -> int:
     """What one token takes in a State between pairs of stages, where it is smallest."""
-    return 4 * 2 * spec.n_hidden
+    return 2 * residual_bytes(spec)
+
+
+def residual_bytes(spec: ModelSpec) -> int:
+    """What one token takes in a residual sum."""
+    return 4 * spec.n_hidden
 
 
 _FEW_CHUNKS = 4
@@ -77,14 +82,21 @@ class LayerRuns:
     def entry(self, chunks: Sequence[TokenIds], embedding: Blocks | None = None) -> list[State]:
         """What the first layer reads, with the embedding as it is stored in the source or as it is
         given."""
-        residuals = [self._embedded(tokens, embedding) for tokens in chunks]
-        running = _session(self._decoder("fp32").entry_model())
-        return [
-            State(x=running.run(None, {"residual": one[None]})[0][0], residual=one)
-            for one in residuals
-        ]
+        opened = self.opened(0, 0)
+        return [opened(self.embedded(tokens, embedding)) for tokens in chunks]
 
-    def _embedded(self, tokens: TokenIds, embedding: Blocks | None) -> Floats:
+    def opened(self, layer: int, stage: int) -> Callable[[Floats], State]:
+        """Makes the state before a stage of a residual sum, where a norm comes between them (see
+        Decoder.norm_model())."""
+        running = _session(self._decoder("fp32").norm_model(layer, stage))
+
+        def open_residual(residual: Floats) -> State:
+            return State(x=running.run(None, {"residual": residual[None]})[0][0], residual=residual)
+
+        return open_residual
+
+    def embedded(self, tokens: TokenIds, embedding: Blocks | None = None) -> Floats:
+        """The residual sum before the first layer."""
         if embedding is None:
             read = self._source.values
             rows = np.concatenate([read(EMBEDDING, one, one + 1) for one in tokens.tolist()])
@@ -168,5 +180,6 @@ def through(stages: Sequence[Stage], state: State) -> State:
 
 def _session(model: onnx.ModelProto) -> Any:
     options = session_options(default_threads(), spins=False)
+    options.enable_cpu_mem_arena = False  # it would keep the most that a run took
     providers = ["CPUExecutionProvider"]
     return ort.InferenceSession(model.SerializeToString(), options, providers=providers)

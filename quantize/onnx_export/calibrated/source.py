@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from spillover.quantize.onnx_export.product_format import block_for
 from spillover.quantize.onnx_export.source import EMBEDDING, HEAD, WeightSource
 from spillover.quantize.onnx_export.spec import ModelSpec
 
-N_STATES = 2
-"""States of each token that are held at a time: with and without rounding."""
+N_RESIDUALS = 2
+"""Residual sums of each token that are held at a time: with and without rounding."""
 
 
 class CalibratedSource:
@@ -32,8 +32,8 @@ class CalibratedSource:
 
     A layer's matrices are rounded for the inputs that it gets from the layers before, which are
     rounded already, and make up for what those inputs lack. One layer is held at a time, and the
-    text as it has become there, with and without rounding: before the first stage of a pair, as
-    it is larger between them (LayerRuns.advance()).
+    text as it has become there, with and without rounding: as the residual sums before a pair of
+    stages, of which all else follows.
     """
 
     def __init__(
@@ -48,9 +48,11 @@ class CalibratedSource:
         self._options = options
         self._runs = LayerRuns(self, options, n_ctx)
         self._chunks = chunks
-        self._states = self._runs.entry(self._chunks)
-        """Before the pair of the current stage, as it was rounded so far."""
-        self._wanted = [*self._states]
+        self._found = [self._runs.embedded(tokens) for tokens in self._chunks]
+        """Residual sums before the pair of the current stage, as it was rounded so far."""
+        self._opened: Callable[[Floats], State]
+        """Makes of one the state before that pair."""
+        self._wanted = [*self._found]
         """The same without rounding; behind the pair once its second stage has come."""
         self._place = -1
         """The number of the stage whose matrices are rounded, counted through all layers."""
@@ -99,8 +101,8 @@ class CalibratedSource:
         if self._place >= 0:
             self._passed.append(self._runs.stage(*self._stage(), is_exact=False))
         if len(self._passed) == 2:
-            for i, state in enumerate(self._states):
-                self._states[i] = through(self._passed, state)
+            for i, found in enumerate(self._found):
+                self._found[i] = through(self._passed, self._opened(found)).residual
             self._passed = []
         self._place += 1
         self._made.clear()
@@ -109,22 +111,22 @@ class CalibratedSource:
         if self._passed:
             self._look_between()
         else:
+            self._opened = self._runs.opened(*self._stage())
             is_head = self._place == self._place_of(HEAD)
-            for state, wanted in zip(self._states, self._wanted, strict=True):
+            for found, wanted in zip(self._found, self._wanted, strict=True):
                 # The first stage of a pair leaves the residual sum as it is.
-                self._moments.add(
-                    state.x, wanted.x, _equal(wanted) if is_head else _weights(wanted)
-                )
+                weights = _equal(wanted) if is_head else _weights(wanted)
+                self._moments.add(self._opened(found).x, self._opened(wanted).x, weights)
 
     def _look_between(self) -> None:
         """See what the second stage of a pair multiplies; without rounding the text passes both."""
         layer, stage = self._stage()
         first, second = (self._runs.stage(layer, i, is_exact=True) for i in (stage - 1, stage))
-        for i, state in enumerate(self._states):
-            between = first.run(self._wanted[i])
-            self._wanted[i] = second.run(between)
-            found = through(self._passed, state)
-            self._moments.add(found.x, between.x, _weights(self._wanted[i]))
+        for i, (found, wanted) in enumerate(zip(self._found, self._wanted, strict=True)):
+            between = first.run(self._opened(wanted))
+            self._wanted[i] = second.run(between).residual
+            inputs = through(self._passed, self._opened(found)).x
+            self._moments.add(inputs, between.x, _weights(self._wanted[i]))
 
     def _stage(self) -> tuple[int, int]:
         """The layer, and the number of its stage."""
@@ -140,21 +142,21 @@ class CalibratedSource:
     def _tied_head(self) -> Blocks:
         """The embedding as it is rounded for its products as the head; the text begins anew with
         its rows."""
-        states = [*self._wanted]
+        states = self._runs.entry(self._chunks)
         for layer in range(len(self.spec.layers)):
             self._runs.advance(layer, states, is_exact=True)
         self._moments = SecondMoments(self.spec.n_hidden)
         for state in states:
-            self._moments.add(state.x, state.x, _equal(state))
+            self._moments.add(state.x, state.x, _equal(state.x))
         made = self._rounded(EMBEDDING, 4)
-        self._states = self._runs.entry(self._chunks, made)
+        self._found = [self._runs.embedded(tokens, made) for tokens in self._chunks]
         return made
 
     def _own_embedding(self) -> Blocks:
         """The embedding, which multiplies nothing; the text begins anew with its rounded rows."""
         shape, block = self._matrix_shape(EMBEDDING), self._block_of(EMBEDDING, 4)
         made = quantize(self._rows(EMBEDDING), shape, bits=4, is_symmetric=True, block=block)
-        self._states = self._runs.entry(self._chunks, made)
+        self._found = [self._runs.embedded(tokens, made) for tokens in self._chunks]
         return made
 
     def _rows(self, name: str) -> Rows:
@@ -194,14 +196,15 @@ class CalibratedSource:
         return block_for(self._source, self._options, names, bits)
 
 
-def _equal(state: State) -> Floats:
+def _equal(tokens: Floats) -> Floats:
     """All tokens count alike."""
-    return np.ones(len(state.x), np.float32)
+    return np.ones(len(tokens), np.float32)
 
 
-def _weights(after: State) -> Floats:
-    """How much an error at each token counts, (tokens,): norms divide it by the residual sum."""
-    energy = np.square(after.residual).mean(-1)
+def _weights(after: Floats) -> Floats:
+    """How much an error at each token counts, (tokens,): norms divide it by the residual sum
+    *after* the stage."""
+    energy = np.square(after).mean(-1)
     inverse = np.reciprocal(energy)
     weights: Floats = inverse / inverse.mean()
     return weights

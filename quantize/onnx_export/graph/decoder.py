@@ -79,7 +79,7 @@ class Decoder:
         n_layer = len(self._spec.layers)
         embedded = self._linear.embedding("input_ids", "embedding")
         residual = self._scaled(embedded, self._spec.embedding_scale)
-        x = self._norms.norm(residual, f"layers.0.{self._spec.family.norms.before_attention}")
+        x = self._norms.norm(residual, self._norm_before(0))
         for layer in range(n_layer):
             progress(layer, n_layer + 1)
             x, residual = self._layer(layer, x, residual)
@@ -88,9 +88,15 @@ class Decoder:
         progress(n_layer + 1, n_layer + 1)
         return self._assembled()
 
-    def entry_model(self) -> onnx.ModelProto:
-        """From `residual`, the embedded tokens (1, tokens, n_hidden), to the first layer's x."""
-        self._norms.norm("residual", f"layers.0.{self._spec.family.norms.before_attention}")
+    def norm_model(self, layer: int, stage: int) -> onnx.ModelProto:
+        """From `residual`, (1, tokens, n_hidden), to the x of a stage that a norm comes before:
+        every other one, and the head, which is that of a layer behind the last one."""
+        name = self._norm_before(layer, stage)
+        if layer == stage == 0:
+            self._norms.norm("residual", name)
+        else:  # the whole graph's operator: it computes the same to the last bit
+            nothing = self._graph.add("Sub", ["residual", "residual"], ["nothing"])
+            self._norms.add_and_norm(nothing, "residual", name)
         return self._part([interface.value("residual")], [self._graph.nodes[-1].output[0]])
 
     def stage_model(self, layer: int, stage: int, n_ctx: int) -> onnx.ModelProto:
@@ -107,6 +113,12 @@ class Decoder:
         x, residual = self._stages()[stage](layer, "x", "residual")
         after = [x] if residual == "residual" else [x, residual]
         return self._part(given, [*after, *kept])
+
+    def _norm_before(self, layer: int, stage: int = 0) -> str:
+        if layer == len(self._spec.layers):
+            return "norm"
+        names = self._spec.family.norms
+        return f"layers.{layer}.{names.before_mlp if stage else names.before_attention}"
 
     def _layer(self, layer: int, x: str, residual: str) -> tuple[str, str]:
         """The normalized input of the next layer, and the residual sum so far."""
@@ -130,7 +142,7 @@ class Decoder:
         prefix, names = f"layers.{layer}", self._spec.family.norms
         out = self._linear.product(x, [f"{prefix}.self_attn.o_proj"], f"{prefix}.attn_out")
         out = self._addend(out, prefix, names.after_attention)
-        return self._norms.add_and_norm(out, residual, f"{prefix}.{names.before_mlp}")
+        return self._norms.add_and_norm(out, residual, self._norm_before(layer, 2))
 
     def _open(self, layer: int, x: str, residual: str) -> tuple[str, str]:
         prefix = f"layers.{layer}"
@@ -143,9 +155,7 @@ class Decoder:
         prefix, names = f"layers.{layer}", self._spec.family.norms
         out = self._linear.product(x, [f"{prefix}.mlp.down_proj"], f"{prefix}.mlp_out")
         out = self._addend(out, prefix, names.after_mlp)
-        is_last = layer == len(self._spec.layers) - 1
-        following = "norm" if is_last else f"layers.{layer + 1}.{names.before_attention}"
-        return self._norms.add_and_norm(out, residual, following)
+        return self._norms.add_and_norm(out, residual, self._norm_before(layer + 1))
 
     def _activated(self, gate: str, prefix: str) -> str:
         output = f"{prefix}.gate_open"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec import Struct
 from onnx import TensorProto
 
 from spillover.quantize.onnx_export.blocks import Blocks, Floats, join, quantize
@@ -20,6 +21,13 @@ _ACCURACY_LEVEL = 4
 _HALF = np.finfo(np.float16)
 
 
+class _Stored(Struct, frozen=True, kw_only=True):
+    """A matrix in blocks that the graph has: what its products name."""
+
+    weights: list[str]
+    attributes: dict[str, int]
+
+
 class LinearLayers:
     """Adds products with a source's matrices to a graph."""
 
@@ -29,7 +37,7 @@ class LinearLayers:
         self._graph = graph
         self._dtype = np.float16 if options.is_half else np.float32
         self._bits = {"int4": 4, "int8": 8, "faithful": 8}.get(options.weights or "int4")
-        self._head: Blocks | None = None
+        self._head: _Stored | None = None
 
     def product(self, x: str, layers: Sequence[str], output: str) -> str:
         """x · (matrices of *layers* side by side)ᵀ, with their biases where they have any."""
@@ -39,8 +47,7 @@ class LinearLayers:
             bits = bits_for(self._source, self._options, names, self._bits)
             size = block_for(self._source, self._options, names, bits)
             blocks = join([self._blocks(name, bits, size) for name in names])
-            self._add_blocks(blocks, output)
-            return self._nbits(x, blocks, bias, weights=output, output=output)
+            return self._nbits(x, self._add_blocks(blocks, output), bias, output)
         values = np.concatenate([self._source.values(name) for name in names])
         stored = self._graph.initializers.add(f"{output}.weight", values.T.astype(self._dtype))
         if not bias:
@@ -55,21 +62,17 @@ class LinearLayers:
             stored = self._graph.initializers.add("embedding.weight", values)
             return self._graph.add("Gather", [stored, ids], [output])
         blocks = self._whole(EMBEDDING)
+        added = self._add_blocks(blocks, "embedding")
         if self._source.spec.is_tied:
-            self._head = blocks
-        self._add_blocks(blocks, "embedding")
+            self._head = added  # not the blocks, which are large
         return self._dequantized_rows(blocks, ids, output)
 
     def logits(self, x: str, output: str) -> str:
         """x times the output head, which may be the embedding."""
-        is_tied = self._source.spec.is_tied
-        weights = "embedding" if is_tied else "head"
         if self._bits is not None:
-            blocks = self._head or self._whole(HEAD)
-            if not is_tied:
-                self._add_blocks(blocks, weights)
-            return self._nbits(x, blocks, "", weights=weights, output=output)
-        if not is_tied:
+            head = self._head or self._add_blocks(self._whole(HEAD), "head")
+            return self._nbits(x, head, "", output)
+        if not self._source.spec.is_tied:
             values = self._source.values(HEAD).T.astype(self._dtype)
             stored = self._graph.initializers.add("head.weight", values)
             return self._graph.add("MatMul", [x, stored], [output])
@@ -116,13 +119,26 @@ class LinearLayers:
         is_symmetric = self._options.is_symmetric or name in (EMBEDDING, HEAD)
         return quantize(rows, (n_rows, n_values), bits=bits, is_symmetric=is_symmetric, block=size)
 
-    def _add_blocks(self, blocks: Blocks, name: str) -> None:
+    def _add_blocks(self, blocks: Blocks, name: str) -> _Stored:
         add = self._graph.initializers.add
         add(f"{name}.blocks", blocks.packed)
         self._add_scales(blocks.scales, f"{name}.scales")
         points = blocks.packed_zero_points()
         if points is not None:
             add(f"{name}.zero_points", points)
+        return _Stored(
+            weights=[
+                f"{name}.blocks",
+                f"{name}.scales",
+                "" if points is None else f"{name}.zero_points",
+            ],
+            attributes={
+                "N": len(blocks.packed),
+                "K": blocks.n_values,
+                "bits": blocks.bits,
+                "block_size": blocks.block,
+            },
+        )
 
     def _add_scales(self, scales: Floats, name: str) -> None:
         """Scales are stored in fp16. Sessions make fp32 of them once, when they load."""
@@ -138,9 +154,8 @@ class LinearLayers:
             full = self._graph.add("Cast", [half], [f"{name}.full"], to=TensorProto.FLOAT)
             self._graph.add("Mul", [full, self._graph.constant(factor, np.float32)], [name])
 
-    def _nbits(self, x: str, blocks: Blocks, bias: str, *, weights: str, output: str) -> str:
-        points = "" if blocks.zero_points is None else f"{weights}.zero_points"
-        inputs = [x, f"{weights}.blocks", f"{weights}.scales", points, "", bias]
+    def _nbits(self, x: str, stored: _Stored, bias: str, output: str) -> str:
+        inputs = [x, *stored.weights, "", bias]
         while not inputs[-1]:
             inputs.pop()
         return self._graph.add(
@@ -148,10 +163,7 @@ class LinearLayers:
             inputs,
             [output],
             domain=MICROSOFT,
-            N=len(blocks.packed),
-            K=blocks.n_values,
-            bits=blocks.bits,
-            block_size=blocks.block,
+            **stored.attributes,
             accuracy_level=_ACCURACY_LEVEL,
         )
 
