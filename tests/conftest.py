@@ -18,6 +18,8 @@ settings.register_profile("spillover", deadline=None)  # a busy machine is no fa
 settings.load_profile("spillover")
 
 ROOT = Path(__file__).parent.parent
+LONG = tuple(f"tests/{name}/" for name in ("edge_server", "quantize", "cli", "runtime"))
+"""Where most of the tests are that start processes or compute."""
 FOLDERS = ("runtime", "quantize", "edge_server", "cloud_fallback", "models")
 
 
@@ -35,6 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # As a plugin of its own, because the hooks of a conftest.py only see what is below it.
     config.pluginmanager.register(RootIsNoTestPackage())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files begin, so that none of them is left when all others have ended."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.hookimpl(wrapper=True)
