@@ -14,6 +14,7 @@ from spillover.cloud_fallback.privacy.standing import StandingConsents
 from spillover.runtime.cancellation import Cancellation
 from spillover.runtime.events import WriterId
 from spillover.runtime.request import GenerationRequest
+from tests.waiting import wait_until
 
 LONG_S = 60.0
 ANSWER = Asker(answer_id="answer")
@@ -81,8 +82,10 @@ class OpenQuestions:
         reply = self.pool.submit(
             replied, self.consents, answer_id, question, cancellation, conversation
         )
-        while not any(p.asked.id == question.id for p in self.consents.pending()):
-            assert not reply.done(), reply.result()
+        wait_until(
+            lambda: reply.done() or any(p.asked.id == question.id for p in self.consents.pending())
+        )
+        assert not reply.done(), reply.result()
         return reply
 
 

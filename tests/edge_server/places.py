@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import httpx
 
-LONGEST_WAIT_S = 120.0
-"""Far more than anything waited for takes: a test that waits for what never comes must end."""
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + LONGEST_WAIT_S
-    while not condition():
-        assert time.monotonic() < end, "what was waited for did not come"
+from tests.waiting import wait_until
 
 
 def states(http: httpx.Client) -> list[str]:

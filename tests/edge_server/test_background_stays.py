@@ -12,9 +12,9 @@ import pytest
 
 from spillover.cloud_fallback.policy.reason import ReasonCode
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import wait_until
 from tests.edge_server.routed import Answer, follow, once, routed_server
 from tests.fakes.fake import Fake
+from tests.waiting import wait_until
 
 ONE_AT_A_TIME = f"""
 [policy]

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import all_idle, states, wait_until
+from tests.edge_server.places import all_idle, states
 from tests.edge_server.raw_http import connect, post, rest_of
 from tests.edge_server.story import STORY
+from tests.waiting import wait_until
 
 ENDLESS: dict[str, Any] = {"messages": STORY, "ignore_eos": True, "stream": True}
 

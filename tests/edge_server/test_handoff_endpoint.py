@@ -25,6 +25,7 @@ from tests.edge_server.routed import lines, routed_server
 from tests.edge_server.story import ENDLESS, STORY
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act, Tokens
+from tests.waiting import wait_until
 
 KEY = "sk-canary-of-the-endpoint"
 
@@ -294,9 +295,10 @@ def test_a_request_that_wants_to_be_asked_may_be_answered_elsewhere(
         url = f"{server.url}/v1/chat/completions"
         body = {"messages": messages, "max_tokens": 400, "spillover": {"fallback": "ask"}}
         answer = pool.submit(httpx.post, url, json=body, timeout=60)
-        while not (pending := httpx.get(f"{server.url}/v1/consents").json()["data"]):
-            assert not answer.done()
-        place = f"{server.url}/v1/consents/{pending[0]['id']}"
+        with httpx.Client(base_url=server.url) as http:
+            wait_until(lambda: answer.done() or bool(http.get("/v1/consents").json()["data"]))
+            (pending,) = http.get("/v1/consents").json()["data"]
+        place = f"{server.url}/v1/consents/{pending['id']}"
         assert httpx.post(place, json={"granted": True}).status_code == 200
         message = answer.result().json()["choices"][0]["message"]
     assert message["content"] == "A cumulus is a heap of cloud."

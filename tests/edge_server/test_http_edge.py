@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import wait_until
+from tests.waiting import wait_until
 
 BODY = {"prompt": "Once upon a time", "max_tokens": 3, "temperature": 0}
 

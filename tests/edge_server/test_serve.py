@@ -18,7 +18,8 @@ import pytest
 
 from spillover.models.catalogue import find
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import states, wait_until
+from tests.edge_server.places import states
+from tests.waiting import wait_until
 
 
 def test_a_key_is_needed_where_one_is_set_and_never_shown(tmp_path: Path) -> None:

@@ -29,12 +29,12 @@ from spillover.runtime.hosting.residence import ModelSpec
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import wait_until
 from tests.edge_server.routed import HOMELY, KEY, follow, lines, routed_server
 from tests.edge_server.story import STORY
 from tests.edge_server.wire.dialect_bodies import ASKINGS
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
+from tests.waiting import wait_until
 
 CONFIG = """
 n_parallel = 2

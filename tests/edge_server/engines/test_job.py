@@ -31,7 +31,7 @@ from spillover.runtime.conversions.store import ConversionStore, is_intact
 from spillover.runtime.errors import ModelError
 from spillover.runtime.machine.system_files import SystemFiles
 from tests.edge_server.engines.conversions import is_checked, is_converting, is_free, left_by
-from tests.edge_server.places import wait_until
+from tests.waiting import wait_until
 
 
 def test_work_in_the_background_yields_to_everything(order: Order) -> None:

@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import wait_until
 from tests.edge_server.raw_http import connect, post, rest_of
 from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.connecting import (
@@ -27,6 +26,7 @@ from tests.edge_server.resume.connecting import (
     take_up,
 )
 from tests.edge_server.story import STORY
+from tests.waiting import wait_until
 
 MINE, YOURS = "the key of the tablet", "the key of the phone"
 I_AM, YOU_ARE = {"X-Api-Key": MINE}, {"X-Api-Key": YOURS}

@@ -12,7 +12,6 @@ import openai
 import pytest
 
 from tests.answers import REST
-from tests.edge_server.places import wait_until
 from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.conftest import DOUBTS, Site
 from tests.edge_server.resume.connecting import (
@@ -28,6 +27,7 @@ from tests.edge_server.resume.connecting import (
     whole,
 )
 from tests.fakes.script import Act
+from tests.waiting import wait_until
 
 BODY: dict[str, Any] = {**LONG, "max_tokens": 600}
 IN_THE_GAP = Act(rest=REST, hold_before_response=True)

@@ -18,8 +18,9 @@ from spillover.runtime.events import Delta, Finished, Timings, TokenLogprob, Usa
 from spillover.runtime.request import GenerationRequest
 from spillover.runtime.sampling import Sampling
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import all_idle, wait_until
+from tests.edge_server.places import all_idle
 from tests.gguf_edit import with_numbers
+from tests.waiting import wait_until
 
 
 def post(http: httpx.Client, path: str, **body: Any) -> Any:

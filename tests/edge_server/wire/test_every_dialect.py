@@ -18,11 +18,12 @@ from huggingface_hub import InferenceClient
 
 from tests.answers import REST
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import all_idle, wait_until
+from tests.edge_server.places import all_idle
 from tests.edge_server.routed import routed_server
 from tests.edge_server.story import ENDLESS, QUESTION, STORY
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
+from tests.waiting import wait_until
 
 PATIENT = """
 [policy]

@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from tests.edge_server.conftest import Server
-from tests.edge_server.places import wait_until
 from tests.edge_server.routed import Answer, follow, lines, routed_server
 from tests.edge_server.wire.dialect_bodies import (
     CHAT_IMAGE,
@@ -26,6 +25,7 @@ from tests.edge_server.wire.dialect_bodies import (
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 from tests.pictures import base64_of, data_url, gif
+from tests.waiting import wait_until
 
 SEEN = "It is a red pixel."
 SHOWN: Any = [{"role": "user", "content": typed("text", CHAT_IMAGE)}]

@@ -22,9 +22,9 @@ from spillover.runtime.hosting import room
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.worker.protocol import MemoryShort
 from tests.answers import ask, end_of, text_of
-from tests.edge_server.places import wait_until
 from tests.gguf_edit import with_values
 from tests.runtime.hosting.place import GGUF, ONE_MODEL, ONNX, Place, begun
+from tests.waiting import wait_until
 
 GIB = 2**30
 

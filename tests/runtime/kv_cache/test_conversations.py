@@ -22,10 +22,10 @@ from spillover.runtime.machine.device import memory_floor
 from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest, Message
 from tests.answers import GREEDY, end_of, ids_of
-from tests.edge_server.places import wait_until
 from tests.loading import load
 from tests.runtime.kv_cache.conversations import Conversations
 from tests.runtime.models import close
+from tests.waiting import wait_until
 
 N_ANSWER = 2
 LEFT_BYTES = memory_floor()

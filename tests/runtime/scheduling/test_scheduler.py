@@ -16,6 +16,7 @@ from spillover.runtime.events import Delta, Finished, Prefilling, Queued
 from spillover.runtime.request import Priority
 from tests.answers import end_of
 from tests.runtime.scheduling.watched_loop import MAX_GAP_S, Call, Loop, loop_on
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -62,8 +63,7 @@ def test_alone_a_prompt_is_read_in_the_fastest_slices(loop: Loop) -> None:
 def test_cancelling_an_unknown_job_does_no_harm(loop: Loop) -> None:
     # Used to end the worker, once everything was measured.
     loop.scheduler.cancel(99)
-    while len(loop.scheduler._inbox):
-        pass
+    wait_until(lambda: not len(loop.scheduler._inbox))
     loop.submit(1, 20, max_tokens=3)
     loop.wait_for(1, Finished)
     loop.scheduler.cancel(1)
