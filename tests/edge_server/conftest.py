@@ -14,6 +14,7 @@ import httpx
 import openai
 import pytest
 
+from tests.measured import measured
 from tests.stream_readers import StreamWatch
 
 
@@ -61,6 +62,7 @@ class Server:
         environment["SPILLOVER_N_THREADS"] = "1"
         environment |= {f"SPILLOVER_{k.upper()}": str(v) for k, v in settings.items()}
         environment |= {"XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
+        measured(folder / "spillover")
         command = [sys.executable, "-m", "spillover.edge_server.cli", "serve", "--port", "0"]
         self.process = subprocess.Popen(
             [*command, *arguments], stderr=subprocess.PIPE, text=True, env=environment

@@ -31,6 +31,7 @@ from tests.edge_server.places import wait_for_the_places
 from tests.edge_server.resume.answer import Client
 from tests.edge_server.resume.connecting import take
 from tests.edge_server.story import STORY
+from tests.measured import measured
 
 
 @contextlib.contextmanager
@@ -58,7 +59,7 @@ def under_waitress(app: Flask) -> Iterator[int]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     options = EngineOptions(
-        n_parallel=4, max_queue=4, cache_dir=tmp_path_factory.mktemp("cache"), n_threads=1
+        n_parallel=4, max_queue=4, cache_dir=measured(tmp_path_factory.mktemp("cache")), n_threads=1
     )
     with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
         engine.wait_ready(60)

@@ -12,6 +12,7 @@ from spillover.quantize.conversion.compare import prepare
 from spillover.runtime.conversions.choice import look_up
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
+from tests.measured import measured
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +45,8 @@ def any_model_path(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(any_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
-    options = EngineOptions(
-        n_parallel=4, max_queue=8, cache_dir=tmp_path_factory.mktemp("cache"), n_threads=1
-    )
+    cache_dir = measured(tmp_path_factory.mktemp("cache"), any_model_path)
+    options = EngineOptions(n_parallel=4, max_queue=8, cache_dir=cache_dir, n_threads=1)
     with LocalEngine(any_model_path, options) as engine:
         engine.wait_ready(60)
         yield engine

@@ -23,13 +23,16 @@ from spillover.runtime.options import EngineOptions
 from spillover.runtime.request import GenerationRequest, Tool
 from spillover.runtime.sampling import Sampling
 from tests.cloud_fallback.policy.answers import asked
+from tests.measured import measured
 
 SETTINGS = PolicySettings()
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Generator[LocalEngine]:
-    options = EngineOptions(n_parallel=1, cache_dir=tmp_path_factory.mktemp("cache"), n_threads=1)
+    options = EngineOptions(
+        n_parallel=1, cache_dir=measured(tmp_path_factory.mktemp("cache")), n_threads=1
+    )
     with LocalEngine(default_model().path, options) as engine:
         engine.wait_ready(60)
         yield engine

@@ -13,15 +13,15 @@ from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
 from tests.cloud_fallback.route.desk import Desk, provider
 from tests.fakes.fake import Fake
+from tests.measured import measured
 
 MakeDesk = Callable[..., Desk]
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
-    options = EngineOptions(
-        n_parallel=4, max_queue=32, cache_dir=tmp_path_factory.mktemp("cache"), n_threads=1
-    )
+    cache_dir = measured(tmp_path_factory.mktemp("cache"))
+    options = EngineOptions(n_parallel=4, max_queue=32, cache_dir=cache_dir, n_threads=1)
     with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
         engine.wait_ready(60)
         yield engine

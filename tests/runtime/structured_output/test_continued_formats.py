@@ -27,6 +27,7 @@ from spillover.runtime.worker import constraint_compiler
 from spillover.runtime.worker.constraint_compiler import ConstraintCompiler
 from spillover.runtime.worker.loading import LoadedModel
 from tests.answers import GREEDY, all_at_once, end_of, text_of, was_preempted
+from tests.measured import measured
 from tests.runtime.structured_output.schemas import SAID, thing
 
 FOX = thing(
@@ -112,7 +113,7 @@ def test_a_killed_worker_continues_from_there(any_model_path: Path, tmp_path: Pa
     begun = '{"text": "Ruby '
     request = continued(begun, JsonSchema(schema=schema), max_tokens=200)
     with LocalEngine(
-        any_model_path, EngineOptions(cache_dir=tmp_path, n_parallel=1, n_threads=1)
+        any_model_path, EngineOptions(cache_dir=measured(tmp_path), n_parallel=1, n_threads=1)
     ) as engine:
         events: list[EngineEvent] = []
         killed = None
@@ -130,7 +131,9 @@ def test_preempted_answers_continue_from_there(any_model_path: Path, tmp_path: P
     begun = '{"text": "Ruby '
     schema = thing(text={"const": SAID})
     request = continued(begun, JsonSchema(schema=schema), max_tokens=220)
-    options = EngineOptions(n_ctx=256, n_parallel=5, n_kv=256, cache_dir=tmp_path, n_threads=1)
+    options = EngineOptions(
+        n_ctx=256, n_parallel=5, n_kv=256, cache_dir=measured(tmp_path), n_threads=1
+    )
     with LocalEngine(any_model_path, options) as engine:
         answers = all_at_once(engine, [request] * 5)
     for events in answers:

@@ -38,6 +38,7 @@ from tests.answers import (
     was_preempted,
     worker_of,
 )
+from tests.measured import measured
 from tests.runtime.structured_output.schemas import SAID, SCHEMAS, thing
 
 MAX_TOKENS = 160
@@ -230,7 +231,7 @@ def test_a_killed_worker_continues_in_the_response_format(
         sampling=Sampling(seed=11), max_tokens=200, response_format=JsonSchema(schema=LONG)
     )
     with LocalEngine(
-        any_model_path, EngineOptions(cache_dir=tmp_path, n_parallel=1, n_threads=1)
+        any_model_path, EngineOptions(cache_dir=measured(tmp_path), n_parallel=1, n_threads=1)
     ) as engine:
         events: list[EngineEvent] = []
         n_restarts = 0
@@ -244,7 +245,9 @@ def test_a_killed_worker_continues_in_the_response_format(
 
 
 def test_preempted_answers_keep_their_format(any_model_path: Path, tmp_path: Path) -> None:
-    options = EngineOptions(n_ctx=256, n_parallel=5, n_kv=256, cache_dir=tmp_path, n_threads=1)
+    options = EngineOptions(
+        n_ctx=256, n_parallel=5, n_kv=256, cache_dir=measured(tmp_path), n_threads=1
+    )
     request = ask(max_tokens=230, response_format=JsonSchema(schema=thing(text={"const": SAID})))
     with LocalEngine(any_model_path, options) as engine:
         answers = all_at_once(engine, [request] * 5)

@@ -36,6 +36,7 @@ from spillover.runtime.tools.tool_format import ToolFormat
 from tests.answers import ask, end_of, text_of, worker_of
 from tests.edge_server.story import FUNCTION
 from tests.loading import load
+from tests.measured import measured
 
 WEATHER = Tool(**FUNCTION)
 REFERS = Tool(
@@ -221,7 +222,9 @@ def test_tools_that_do_not_fit_are_refused(
 
 def test_a_killed_worker_continues_inside_a_call(any_model_path: Path, tmp_path: Path) -> None:
     request = wanted(tools=(NOTE,), tool_choice="required", parallel_tool_calls=False)
-    with LocalEngine(any_model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
+    with LocalEngine(
+        any_model_path, EngineOptions(cache_dir=measured(tmp_path), n_threads=1)
+    ) as engine:
         events: list[EngineEvent] = []
         for event in engine.stream(request):
             events.append(event)

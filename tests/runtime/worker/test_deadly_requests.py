@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,12 +19,8 @@ from spillover.runtime.worker.supervision import restarts, suspects
 from spillover.runtime.worker.supervision.suspects import Suspects
 from spillover.runtime.worker.supervision.ticket import Ticket
 from tests.answers import ask, end_of, worker_of
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
+from tests.measured import measured
+from tests.waiting import wait_until
 
 
 def run_to_death(engine: LocalEngine, request: GenerationRequest) -> None:
@@ -40,7 +34,9 @@ def test_a_request_that_ends_its_worker_twice_is_refused_and_others_are_served(
     model_path: Path, tmp_path: Path
 ) -> None:
     """Two of them used to end the service for good."""
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
+    with LocalEngine(
+        model_path, EngineOptions(cache_dir=measured(tmp_path), n_threads=1)
+    ) as engine:
         engine.wait_ready(60)
         deadly = ask("Kill!", max_tokens=40, ignore_eos=True)
         with pytest.raises(DeadlyRequest):
@@ -60,7 +56,7 @@ def test_a_request_that_ends_its_worker_twice_is_refused_and_others_are_served(
 def test_an_answer_beside_a_deadly_request_comes_to_its_end(
     model_path: Path, tmp_path: Path
 ) -> None:
-    options = EngineOptions(cache_dir=tmp_path, n_threads=1, max_restarts=20)
+    options = EngineOptions(cache_dir=measured(tmp_path), n_threads=1, max_restarts=20)
     with LocalEngine(model_path, options) as engine:
         engine.wait_ready(60)
         begun, ends = threading.Event(), []
@@ -88,7 +84,7 @@ def test_an_engine_that_pauses_after_too_many_deaths_recovers(
     """It used to refuse everything for ever."""
     monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 5.0)
     with LocalEngine(
-        model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, max_restarts=0)
+        model_path, EngineOptions(cache_dir=measured(tmp_path), n_threads=1, max_restarts=0)
     ) as engine:
         engine.wait_ready(60)
         killed = worker_of(engine)

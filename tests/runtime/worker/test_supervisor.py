@@ -7,7 +7,6 @@ import os
 import queue
 import signal
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,17 +23,13 @@ from spillover.runtime.request import JsonSchema
 from spillover.runtime.worker.supervision import supervisor, worker_process
 from spillover.runtime.worker.supervision.worker_process import WorkerProcess
 from tests.answers import ask, end_of, worker_of
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
+from tests.measured import measured
+from tests.waiting import wait_until
 
 
 def stoppable(cache_dir: Path) -> EngineOptions:
     """Of an engine whose worker is not replaced while it is stopped."""
-    return EngineOptions(cache_dir=cache_dir, n_threads=1, hang_timeout_s=600)
+    return EngineOptions(cache_dir=measured(cache_dir), n_threads=1, hang_timeout_s=600)
 
 
 def no_memory(*_: object) -> WorkerProcess:
@@ -90,7 +85,9 @@ def test_a_worker_that_cannot_be_started_now_is_started_later(
     """The engine used to stay between two workers for ever, and its streams with it."""
     starts: list[Callable[..., WorkerProcess]] = [WorkerProcess, no_memory, WorkerProcess]
     monkeypatch.setattr(supervisor, "WorkerProcess", lambda *order: starts.pop(0)(*order))
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
+    with LocalEngine(
+        model_path, EngineOptions(cache_dir=measured(tmp_path), n_threads=1)
+    ) as engine:
         engine.wait_ready(60)
         events = []
         for event in engine.stream(ask(max_tokens=60, ignore_eos=True)):
@@ -167,7 +164,7 @@ def test_each_death_of_a_worker_is_a_line_in_the_log(
     model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A server whose workers died one after the other used to say nothing."""
-    options = EngineOptions(cache_dir=tmp_path, max_restarts=1, n_threads=1)
+    options = EngineOptions(cache_dir=measured(tmp_path), max_restarts=1, n_threads=1)
     with LocalEngine(model_path, options, name="m") as engine:
         engine.wait_ready(60)
         os.kill(worker_of(engine), signal.SIGKILL)
@@ -204,7 +201,9 @@ def test_requests_that_cannot_be_sent_to_a_worker_are_refused_and_forgotten(
     model_path: Path, tmp_path: Path, param: str, fields: dict[str, Any]
 ) -> None:
     """Such a request used to stay, and no later worker could be given anything."""
-    with LocalEngine(model_path, EngineOptions(cache_dir=tmp_path, n_threads=1)) as engine:
+    with LocalEngine(
+        model_path, EngineOptions(cache_dir=measured(tmp_path), n_threads=1)
+    ) as engine:
         engine.wait_ready(60)
         with pytest.raises(InvalidRequest) as refusal:
             next(engine.stream(ask(**fields)))

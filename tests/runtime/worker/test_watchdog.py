@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +24,8 @@ from spillover.runtime.worker.supervision.watchdog import (
     Watchdog,
 )
 from tests.answers import ask, end_of, worker_of
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-
+from tests.measured import measured
+from tests.waiting import wait_until
 
 USAGE = Usage(1.0, 0, 0)
 
@@ -154,7 +147,7 @@ def test_a_worker_that_is_stopped_in_mid_answer_is_replaced_and_the_answer_goes_
     model_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody used to notice: the answer stood still for ever."""
-    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=2.0)
+    options = EngineOptions(cache_dir=measured(tmp_path), n_threads=1, hang_timeout_s=2.0)
     with LocalEngine(model_path, options) as engine:
         engine.wait_ready(60)
         events = []
@@ -171,7 +164,7 @@ def test_a_worker_that_is_stopped_in_mid_answer_is_replaced_and_the_answer_goes_
 
 def test_an_idle_worker_that_is_stopped_is_replaced(model_path: Path, tmp_path: Path) -> None:
     with LocalEngine(
-        model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=2.0)
+        model_path, EngineOptions(cache_dir=measured(tmp_path), n_threads=1, hang_timeout_s=2.0)
     ) as engine:
         engine.wait_ready(60)
         stopped = worker_of(engine)
@@ -184,7 +177,7 @@ def test_a_worker_that_is_stopped_while_it_loads_is_replaced(
     model_path: Path, tmp_path: Path
 ) -> None:
     """Its requests used to wait for load_timeout_s."""
-    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=2.0)
+    options = EngineOptions(cache_dir=measured(tmp_path), n_threads=1, hang_timeout_s=2.0)
     with LocalEngine(model_path, options) as engine:
         stopped = worker_of(engine)
         os.kill(stopped, signal.SIGSTOP)
@@ -201,7 +194,7 @@ def test_a_worker_that_is_stopped_while_it_loads_is_replaced(
 def test_questions_to_a_worker_that_may_hang_fail_at_once(model_path: Path, tmp_path: Path) -> None:
     """Each used to take half a minute."""
     with LocalEngine(
-        model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=10.0)
+        model_path, EngineOptions(cache_dir=measured(tmp_path), n_threads=1, hang_timeout_s=10.0)
     ) as engine:
         engine.wait_ready(60)
         stopped = worker_of(engine)
@@ -226,7 +219,7 @@ def test_a_device_that_sleeps_does_not_make_its_worker_hang(
 
     monkeypatch.setattr(heartbeat, "asleep_s", asleep_s)
     with LocalEngine(
-        model_path, EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=0.5)
+        model_path, EngineOptions(cache_dir=measured(tmp_path), n_threads=1, hang_timeout_s=0.5)
     ) as engine:
         engine.wait_ready(60)
         slept_s, stopped = 60.0, worker_of(engine)
@@ -249,7 +242,7 @@ def test_a_worker_whose_gpu_is_gone_after_sleep_is_replaced_and_its_answer_goes_
     slept_s = 0.0
     monkeypatch.setattr(heartbeat, "asleep_s", lambda: slept_s)
     monkeypatch.setattr(device_watch, "gpu_names", lambda: gpus)
-    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=0.5)
+    options = EngineOptions(cache_dir=measured(tmp_path), n_threads=1, hang_timeout_s=0.5)
     with LocalEngine(model_path, options) as engine, caplog.at_level("INFO"):
         card = engine.wait_ready(60)
         first = worker_of(engine)
@@ -276,7 +269,7 @@ def test_power_is_saved_while_the_device_runs_on_its_battery(
     monkeypatch.setattr(device_watch, "power_now", lambda: reading)
     monkeypatch.setattr(Dispatcher, "has_work", lambda _: True)
     monkeypatch.setattr(heartbeat, "WORK_S", 0.05)
-    options = EngineOptions(cache_dir=tmp_path, n_threads=1, hang_timeout_s=3_600.0)
+    options = EngineOptions(cache_dir=measured(tmp_path), n_threads=1, hang_timeout_s=3_600.0)
     with LocalEngine(model_path, options) as engine:
         engine.wait_ready(60)
         wait_until(lambda: engine.health().power_saving == "on battery")
