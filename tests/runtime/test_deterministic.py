@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from spillover.runtime.events import Delta, TokenLogprob
 from spillover.runtime.local_engine import LocalEngine
 from spillover.runtime.options import EngineOptions
-from spillover.runtime.request import GenerationRequest
+from spillover.runtime.request import GenerationRequest, JsonSchema
 from spillover.runtime.sampling import Sampling
 from tests.answers import ask, worker_of
 
@@ -28,6 +29,19 @@ OTHERS = (
     ask(STORY + "The fox", max_tokens=40, ignore_eos=True),
     ask(STORY[:200], max_tokens=5),
 )
+FOX = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def engine(any_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+    options = msgspec.structs.replace(OPTIONS, cache_dir=tmp_path_factory.mktemp("cache"))
+    with LocalEngine(any_model_path, options) as engine:
+        yield engine
 
 
 def answer(engine: LocalEngine, request: GenerationRequest) -> list[TokenLogprob]:
@@ -36,35 +50,47 @@ def answer(engine: LocalEngine, request: GenerationRequest) -> list[TokenLogprob
     return [chosen for e in events if isinstance(e, Delta) for chosen in e.logprobs]
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=["greedy", "sampled"])
 def test_equal_requests_are_answered_equally_whatever_runs_beside_them(
-    any_model_path: Path, tmp_path: Path, asked: GenerationRequest
+    any_model_path: Path, engine: LocalEngine, tmp_path: Path
 ) -> None:
-    options = msgspec.structs.replace(OPTIONS, cache_dir=tmp_path)
-    with LocalEngine(any_model_path, options) as engine:
-        first = answer(engine, asked)
-    with LocalEngine(any_model_path, options) as engine, ThreadPoolExecutor(16) as threads:
-        requests = [request for other in OTHERS for request in (other, asked) * 3]
+    with LocalEngine(any_model_path, msgspec.structs.replace(OPTIONS, cache_dir=tmp_path)) as alone:
+        first = [answer(alone, asked) for asked in ASKED]
+    requests = [request for other in OTHERS for request in (other, *ASKED) * 2]
+    with ThreadPoolExecutor(16) as threads:
         answers = list(threads.map(lambda request: answer(engine, request), requests))
+    for asked, wanted in zip(ASKED, first, strict=True):
         both = zip(requests, answers, strict=True)
         again = [found for request, found in both if request is asked]
         again.append(answer(engine, asked))
-    assert len(first) == 24
-    assert again == [first] * len(again)
+        assert len(wanted) == 24
+        assert again == [wanted] * 7
 
 
-def test_an_answer_that_is_continued_in_another_worker_is_the_same(
-    any_model_path: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(seed=1, top_k=0, top_p=1.0, min_p=0.0),
+        Sampling(seed=1, typical_p=0.8, repeat_penalty=1.2, presence_penalty=0.5),
+        Sampling(seed=1, dry_multiplier=0.8, xtc_probability=0.5, frequency_penalty=0.3),
+        Sampling(temperature=0, repeat_penalty=1.3, dry_multiplier=1.0),
+    ],
+)
+@pytest.mark.parametrize("response_format", [None, JsonSchema(schema=FOX)], ids=["text", "json"])
+def test_every_sampler_repeats_itself_with_its_seed(
+    engine: LocalEngine, sampling: Sampling, response_format: JsonSchema | None
 ) -> None:
-    options = msgspec.structs.replace(OPTIONS, cache_dir=tmp_path)
-    with LocalEngine(any_model_path, options) as engine:
-        whole = answer(engine, ASKED[0])
-        chosen: list[TokenLogprob] = []
-        for event in engine.stream(ASKED[0]):
-            if isinstance(event, Delta):
-                chosen += event.logprobs
-                if len(chosen) == 8:
-                    os.kill(worker_of(engine), signal.SIGKILL)
+    request = ask(sampling=sampling, response_format=response_format, max_tokens=24, logprobs=3)
+    assert answer(engine, request) == answer(engine, request) != []
+
+
+def test_an_answer_that_is_continued_in_another_worker_is_the_same(engine: LocalEngine) -> None:
+    whole = answer(engine, ASKED[0])
+    chosen: list[TokenLogprob] = []
+    for event in engine.stream(ASKED[0]):
+        if isinstance(event, Delta):
+            chosen += event.logprobs
+            if len(chosen) == 8:
+                os.kill(worker_of(engine), signal.SIGKILL)
     assert chosen == whole
 
 

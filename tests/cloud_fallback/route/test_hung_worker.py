@@ -36,6 +36,8 @@ from tests.cloud_fallback.route.desk import (
 )
 from tests.fakes.fake import Fake
 from tests.fakes.script import Act
+from tests.measured import measured
+from tests.waiting import wait_until
 
 REST = " Then a cloud came by. The end."
 WHOLE = "A tale of the cloud's own."
@@ -48,7 +50,7 @@ PATIENT = msgspec.structs.replace(
 
 @contextmanager
 def an_engine(folder: Path, hang_timeout_s: float = NEVER_S) -> Iterator[LocalEngine]:
-    options = EngineOptions(cache_dir=folder, n_threads=1, hang_timeout_s=hang_timeout_s)
+    options = EngineOptions(cache_dir=measured(folder), n_threads=1, hang_timeout_s=hang_timeout_s)
     with LocalEngine(Path(default_model().path), options, name="storyteller") as engine:
         yield engine
 
@@ -59,8 +61,7 @@ def stopped(engine: LocalEngine) -> Iterator[int]:
     pid = worker_of(engine)
     os.kill(pid, signal.SIGSTOP)
     # A thread that comes before the one that takes the signal may still respond.
-    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
-        pass
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     try:
         yield pid
         assert engine.worker_pid == pid
@@ -203,7 +204,7 @@ def test_an_answer_comes_back_to_a_worker_that_hangs_and_is_replaced(
     with an_engine(tmp_path, hang_timeout_s=2.0) as engine:
         engine.wait_ready(60)
         desk = make_desk(engine, PATIENT)
-        fake.script(Act(rest=REST, cut_after_chunks=5, cut="reset", hold_after_chunks=4))
+        fake.script(Act(rest=REST, cut_after_chunks=5, cut="reset"))
         answer_id, stream = desk.start(long(max_tokens=100))
         events: list[StreamEvent] = []
         hung = 0
@@ -214,8 +215,9 @@ def test_an_answer_comes_back_to_a_worker_that_hangs_and_is_replaced(
             if handoffs(events) and not hung:
                 hung = worker_of(engine)
                 os.kill(hung, signal.SIGSTOP)
-                fake.release()
-        assert [handoff.target.origin for handoff in handoffs(events)] == ["cloud", "local"]
+        # A worker that is known to hang gives the answer away once more.
+        there_and_back = [handoff.target.origin for handoff in handoffs(events)]
+        assert there_and_back in (["cloud", "local"], ["cloud", "local"] * 2)
         assert end(events).reason == "length"
         assert worker_of(engine) != hung
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 import psutil
 
@@ -19,6 +20,7 @@ from tests.edge_server.handoff_reasons.place import (
     script,
 )
 from tests.edge_server.routed import Answer, follow, hand_over, once
+from tests.fakes.fake import Fake
 from tests.fakes.script import Act
 
 
@@ -147,15 +149,31 @@ def test_a_killed_worker(make_place: MakePlace) -> None:
     check(place, later, "crash", began=False, signals={"n_restarts": None})
 
 
+def go_on(fake: Fake) -> None:
+    """Release the answer that holds, or will soon."""
+    fake.wait_for(holding=1)
+    fake.release()
+
+
+def in_turn(*steps: Callable[[Answer], None]) -> Callable[[Answer], None]:
+    def see(answer: Answer) -> None:
+        for step in steps:
+            step(answer)
+
+    return see
+
+
 def test_a_provider_that_breaks_off_gives_the_answer_back(make_place: MakePlace) -> None:
     place = make_place(f"# back\n{CALM}")
     half = " Then a cloud came by and it rained on all of them" * 2
     for reason, act in (
-        ("provider", Act(rest=half, no_terminal=True)),
-        ("network", Act(rest=half, cut_after_chunks=22, cut="reset")),
+        ("provider", Act(rest=half, hold_after_chunks=21, no_terminal=True)),
+        ("network", Act(rest=half, hold_after_chunks=21, cut_after_chunks=22, cut="reset")),
     ):
         place.fake.script(act)
-        answer = follow(place.server, hand_over(place.server), **LONG)
+        # A reset takes along what has not been received yet.
+        received = once(lambda answer: "Then a cloud" in answer.text, lambda _: go_on(place.fake))
+        answer = follow(place.server, in_turn(hand_over(place.server), received), **LONG)
         assert answer.reasons == ["user", reason]
         there, back = answer.of("handoff")
         assert (back["from"], back["to"]) == (there["to"], there["from"])
