@@ -30,6 +30,9 @@ N_PART = 512
 """Tokens whose KV cells are saved, restored or copied at once while others generate, whom those of
 a long conversation would hold up."""
 
+N_DISCARDED = 4096
+"""The same where their memory is returned, which takes about a tenth of the time."""
+
 NO_MEMORY = (MemoryError, OSError)
 """What Python raises where the system gives no memory."""
 

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from msgspec import Struct
 
-from spillover.runtime.backend import N_PART, Backend, SavedKv, Tokens
+from spillover.runtime.backend import N_DISCARDED, N_PART, Backend, SavedKv, Tokens
 from spillover.runtime.engine import PrefixCounts
 from spillover.runtime.kv_cache.kept_sequences import (
     Kept,
@@ -306,10 +306,21 @@ class KvCache:
 
     def _let_go(self, seq: int, *, in_parts: bool) -> bool:
         """Save and free a kept sequence; False where save_part() has to save it first."""
-        if in_parts and not self._prefix_saver.may_go(seq):
+        if in_parts and not (self._prefix_saver.may_go(seq) and self._is_shortened(seq)):
             return False
         self._evict(seq)
         return True
+
+    def _is_shortened(self, seq: int) -> bool:
+        """Whether little is left to return of the memory of a kept sequence; some of it is returned
+        otherwise, and save_part() leads to the next time."""
+        n_left = self._ledger.n_tokens(seq) - N_DISCARDED
+        if self._shares_cells or n_left <= 0:
+            return True
+        self._prefix_saver.save(seq)
+        self._prefixes.cut(seq, self._truncate(seq, n_left))
+        self._prefix_saver.wanted = seq
+        return False
 
     def _can_use(self, match: PrefixMatch, need: int, *, in_parts: bool) -> bool:
         """Free the cells for a prompt of *need* tokens that begins with *match*."""

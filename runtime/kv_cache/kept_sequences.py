@@ -72,6 +72,11 @@ class KeptSequences:
     def put(self, seq: int, kept: Kept) -> None:
         self._held[seq] = kept
 
+    def cut(self, seq: int, n_tokens: int) -> None:
+        kept = self._held[seq]
+        tokens = kept.tokens[:n_tokens]
+        self._held[seq] = Kept(tokens, min(kept.n_preamble, n_tokens))
+
     def touch(self, seq: int) -> None:
         self._held.move_to_end(seq)
 

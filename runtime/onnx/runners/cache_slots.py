@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from spillover.runtime.backend import N_CHECKED, N_PART
+from spillover.runtime.backend import N_CHECKED, N_DISCARDED, N_PART
 from spillover.runtime.onnx.graph.layout import CacheTensor
 from spillover.runtime.onnx.runners.lazy_memory import LazyMemory
 
@@ -65,6 +65,8 @@ class CacheSlots:
         self._moving: int | None = None
         """A sequence whose first *_n_moved* tokens are in the free slot, too."""
         self._n_moved = 0
+        self._n_stale = 0
+        """So many tokens in the free slot, whose memory is not returned yet."""
 
     def slot(self, seq: int) -> int:
         return self._slot_of[seq]
@@ -100,6 +102,7 @@ class CacheSlots:
         """Make *seqs* adjacent at the least cost; return them by their slots. If more than N_PART
         tokens have to be moved for that, a part of them is at each call, and meanwhile only those
         of each group are adjacent."""
+        self._discard_stale()
         n_left = N_PART
         while len(groups := self._groups(seqs)) > 1 and n_left:
             n_left -= self._move(self._next_to_move(seqs), n_left)
@@ -124,6 +127,9 @@ class CacheSlots:
             return seq_at[places[0]]
         if empty != self._free:
             self._abandon_move()
+            if self._n_stale:
+                self._discard(self._free, 0)
+                self._n_stale = 0
             self._slot_of[seq_at[empty]], self._free = self._free, empty
         return next(seq for seq in seqs if not first <= self.slot(seq) < first + len(seqs))
 
@@ -151,11 +157,15 @@ class CacheSlots:
         n_copied = self._n_moved - start
         if self._n_moved == self.held[seq]:
             self._slot_of[seq], self._free = self._free, slot
-            self._abandon_move()
+            self._moving, self._n_moved, self._n_stale = None, 0, self.held[seq]
         return n_copied
 
     def _abandon_move(self) -> None:
-        """Return the memory of the free slot."""
-        if self._n_moved:
-            self._discard(self._free, 0)
+        """Return the memory of the free slot, soon."""
+        self._n_stale = max(self._n_stale, self._n_moved)
         self._moving, self._n_moved = None, 0
+
+    def _discard_stale(self) -> None:
+        if self._n_stale and self._moving is None:
+            self._n_stale = max(self._n_stale - N_DISCARDED, 0)
+            self._discard(self._free, self._n_stale)

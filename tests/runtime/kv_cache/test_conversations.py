@@ -165,13 +165,15 @@ def test_what_has_to_leave_is_saved_in_parts_where_they_take_less_time(
 
 
 class Moved:
-    """The tokens of each call that saves, restores or copies."""
+    """The tokens of each call that saves, restores or copies, and of those that return memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, backend: Backend) -> None:
         self.sizes: list[int] = []
+        self.discarded: list[int] = []
         assert backend.saver is not None
         kind = type(backend.saver)
         save, append, copy = kind.save, kind.append, type(backend).copy
+        keep = type(backend).keep
 
         def saved(saver: KvSaver, seq: int, start: int, end: int) -> SavedKv:
             self.sizes.append(end - start)
@@ -181,6 +183,11 @@ class Moved:
             self.sizes.append(end - start)
             return append(saver, seq, start, end, state)
 
+        def kept(backend: Backend, seq: int, n_tokens: int) -> int:
+            if not backend.info.shares_cells:
+                self.discarded.append(backend._runner.held[seq] - n_tokens)  # type: ignore[attr-defined]  # of ONNX
+            return keep(backend, seq, n_tokens)
+
         def copied(backend: Backend, source: int, target: int, n_tokens: int) -> int:
             if not backend.info.shares_cells:
                 self.sizes.append(n_tokens - backend._runner.held[target])  # type: ignore[attr-defined]  # of ONNX
@@ -189,6 +196,7 @@ class Moved:
         monkeypatch.setattr(kind, "save", saved)
         monkeypatch.setattr(kind, "append", appended)
         monkeypatch.setattr(type(backend), "copy", copied)
+        monkeypatch.setattr(type(backend), "keep", kept)
 
 
 def test_no_running_answer_waits_for_all_of_a_long_conversation(
@@ -197,19 +205,21 @@ def test_no_running_answer_waits_for_all_of_a_long_conversation(
     """One that was restored or copied, or that had to leave for a prompt, held them up."""
     for module in (cache, prefix_saver):
         monkeypatch.setattr(module, "N_PART", 64)
+    monkeypatch.setattr(cache, "N_DISCARDED", 100)
     conversations = Conversations(backend, n_kept=2, saved_bytes=64 << 20)
     prompts = [text(250, salt) for salt in range(5)]
-    cold = [conversations.cold(prompt) for prompt in prompts]
+    branch = np.append(prompts[4][:200], text(40, salt=7))  # shares what another one keeps
+    *cold, branched = [conversations.cold(prompt) for prompt in [*prompts, branch]]
     conversations.run(text(20, salt=99))
     moved = Moved(monkeypatch, backend)
     for turn in range(2):
         for prompt, wanted in zip(prompts, cold, strict=True):  # they leave for each other
             assert close(backend, conversations.answer(prompt, n_answer=1), wanted)
             assert conversations.n_held == 249 * turn
-    branch = np.append(prompts[4][:200], text(40, salt=7))  # shares what another one keeps
-    assert close(backend, conversations.answer(branch), conversations.cold(branch))
+    assert close(backend, conversations.answer(branch), branched)
     assert conversations.n_held == 200
     assert 0 < max(moved.sizes) <= 64
+    assert max(moved.discarded, default=0) <= 100
     assert conversations.counts.n_reused_tokens == 5 * 249 + 200
     found = conversations.go_on()
     assert found is not None

@@ -12,15 +12,17 @@ from spillover.runtime.onnx.runners import cache_slots
 from spillover.runtime.onnx.runners.cache_slots import CacheSlots, SlotArray
 
 N_SEQ, N_POSITIONS, PART = 5, 64, 16
+"""A page has the values of 16 positions."""
 CACHE = CacheTensor(
     layer=0, kind="key", past="past", present="present", dtype="float32",
-    shape=(None, 2, None, 4), batch_axis=0, length_axis=2,
+    shape=(None, 2, None, 64), batch_axis=0, length_axis=2,
 )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_slots, "N_PART", PART)
+    monkeypatch.setattr(cache_slots, "N_DISCARDED", PART)
 
 
 class Slots:
