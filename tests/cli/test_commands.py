@@ -70,6 +70,7 @@ def test_help_does_not_import_what_it_does_not_need() -> None:
     ("arguments", "message"),
     [
         (["nonsense"], "No such command"),
+        (["serv"], "Did you mean serve?"),
         (["serve", "--port", "abc"], "--port: 'abc' is not allowed"),
         (["serve", "--config", "/gone.toml"], "--config: there is no file /gone.toml"),
         (["run", "x", "--temperature", "9"], "temperature must be a number from 0.0 to 5.0"),

@@ -134,9 +134,9 @@ def _known(name: str) -> Client:
     if name in CLIENTS:
         return CLIENTS[name]
     near = difflib.get_close_matches(name, CLIENTS, n=1)
-    guess = f"did you mean {near[0]}? " if near else ""
+    guess = f"did you mean {near[0]}? Else " if near else ""
     raise click.UsageError(
-        f"there is no client {name!r}: {guess}Known are {', '.join(CLIENTS)}. All others take the "
+        f"there is no client {name!r}: {guess}known are {', '.join(CLIENTS)}. All others take the "
         "server's address as their base URL"
     )
 
