@@ -10,7 +10,14 @@ from typing import Any
 from spillover.runtime.structured_output.grammar import JSON_STYLE
 from spillover.runtime.structured_output.subschemas import Schema, walk
 from spillover.runtime.tools.tool_format import ITEM, ToolFormat
-from spillover.runtime.tools.typed_values import is_text, kinds_of, part_of, resolved
+from spillover.runtime.tools.typed_values import (
+    any_of,
+    followed,
+    is_text,
+    kinds_of,
+    part_of,
+    resolved,
+)
 
 Spell = Callable[[str], str]
 """How a marker stands in a grammar: a text, or the numbers of its tokens."""
@@ -132,9 +139,9 @@ class ArgumentRules:
 
     def _text(self, schema: Schema) -> str:
         """A value that is no JSON, with its closing tag."""
-        format, spell = self._format, self._spell
+        format, spell, schema = self._format, self._spell, followed(schema, self._root)
         close = marked(format.value_closing, spell)
-        if choices := _choices(schema):
+        if choices := _choices(schema, only_texts=bool(format.text_mark)):
             texts = " | ".join(map(json.dumps, choices))
             before = _BREAK if self._is_wrapped else ""
             return f"{before} ({texts}) {close}"
@@ -190,7 +197,9 @@ class ArgumentRules:
             name = self._nested[id(schema)] = f"{self._prefix}e{len(self._nested)}"
             items = part_of(schema, self._root, ITEM)
             is_list = not self._names_members(schema)
-            inside = f"{self._one(json.dumps(ITEM), items)}*" if is_list else self._members(schema)
+            n_items = _repeats(schema, "minItems", "maxItems")
+            item = self._one(json.dumps(ITEM), items) if is_list else ""
+            inside = f"{item}{n_items}" if is_list else self._members(schema)
             self.rules.append(f"{name}: {inside} {close}")
         return self._nested[id(schema)]
 
@@ -215,15 +224,31 @@ class ArgumentRules:
     # --- literals ---------------------------------------------------------------------------
 
     def _literal(self, schema: Schema, kinds: frozenset[str]) -> str:
-        own = self._own_quote
         if is_text(kinds):
             return self._quoted(schema)
-        if kinds == {"boolean"}:
-            words = '"true" | "false"' if own else '"True" | "False" | "true" | "false"'
-            return f"({words})"
-        if not own or (kinds and kinds <= {"integer", "number"}):
+        if not self._own_quote and kinds == {"boolean"}:
+            return '("True" | "False" | "true" | "false")'
+        if not self._own_quote or (kinds and not kinds & {"string", "array", "object"}):
             return self._json(schema)
-        return self._free()
+        schema = followed(schema, self._root)
+        has_shape = kinds == {"array"} or (kinds == {"object"} and self._names_members(schema))
+        return self._shaped(schema) if has_shape or any_of(schema) else self._free()
+
+    def _shaped(self, schema: Schema) -> str:
+        """A list, an object or alternatives with the format's own quotes."""
+        if id(schema) not in self._nested:
+            name = self._nested[id(schema)] = f"{self._prefix}e{len(self._nested)}"
+            if branches := any_of(schema):
+                shape = " | ".join(self._literal(b, kinds_of(b, self._root)) for b in branches)
+            elif self._names_members(schema):
+                shape = f'"{{" {self._members(schema)} "}}"'
+            else:
+                items = part_of(schema, self._root, ITEM)
+                item = self._literal(items, kinds_of(items, self._root))
+                or_none = "" if schema.get("minItems") else "?"
+                shape = f'"[" ({item} ({self._comma} {item})*){or_none} "]"'
+            self.rules.append(f"{name}: {shape}")
+        return self._nested[id(schema)]
 
     @property
     def _own_quote(self) -> str:
@@ -232,7 +257,7 @@ class ArgumentRules:
         return "" if quote == '"' else quote
 
     def _quoted(self, schema: Schema) -> str:
-        own = self._own_quote
+        own, schema = self._own_quote, followed(schema, self._root)
         if not own:
             single = "/'([^'\\\\\\n]|\\\\['\"\\\\nt])*'/"
             is_plain = not schema.keys() - {"type", "description", "title", "default"}
@@ -258,13 +283,18 @@ class ArgumentRules:
         return name
 
 
-def _choices(schema: Schema) -> list[str]:
-    choices: list[Any] = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    return choices if choices and all(isinstance(choice, str) for choice in choices) else []
+def _choices(schema: Schema, *, only_texts: bool = False) -> list[str]:
+    """The texts that a value may be; empty: others, too."""
+    choices: Any = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
+    if not isinstance(choices, list) or any(isinstance(one, list | dict) for one in choices):
+        return []
+    if only_texts:
+        choices = [choice for choice in choices if isinstance(choice, str)]
+    return [choice if isinstance(choice, str) else json.dumps(choice) for choice in choices]
 
 
-def _repeats(schema: Schema) -> str:
-    least, most = schema.get("minLength", 0), schema.get("maxLength")
+def _repeats(schema: Schema, least_name: str = "minLength", most_name: str = "maxLength") -> str:
+    least, most = schema.get(least_name, 0), schema.get(most_name)
     if not isinstance(least, int) or not 0 <= least <= _MAX_LENGTH:
         least = 0
     if isinstance(most, int) and least <= most <= _MAX_LENGTH:

@@ -86,7 +86,7 @@ def _read_tags(format: ToolFormat, parameters: Schema, first: str, emit: Emit) -
         else:
             parts = list[str]()
             yield from _read_text(format, parts.append)
-            emit(json_of("".join(parts), kinds))
+            emit(json_of("".join(parts), kinds, is_marked=bool(mark)))
     emit("{}" if between == "{" else "}")
 
 

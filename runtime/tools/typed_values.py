@@ -15,6 +15,7 @@ Schema: TypeAlias = dict[str, Any]
 
 _MAX_REFERENCES = 8
 _KINDS: dict[type, tuple[str, ...]] = {
+    str: ("string",),
     bool: ("boolean",),
     int: ("integer", "number"),
     float: ("number", "integer"),
@@ -28,7 +29,7 @@ def part_of(schema: Schema, root: Schema, key: str) -> Schema:
     """The schema of the member *key* of an object, or of the items of a list, that *schema*, a part
     of *root*, describes; empty: any."""
     schema = resolved(schema, root)
-    for one in (schema, *(resolved(b, root) for b in (*_any_of(schema), *_all_of(schema)))):
+    for one in (schema, *(resolved(b, root) for b in (*any_of(schema), *_all_of(schema)))):
         properties, items = one.get("properties"), one.get("items")
         found = properties.get(key) if isinstance(properties, dict) else None
         if found is None and key == ITEM:
@@ -64,11 +65,21 @@ def kinds_of(schema: Schema, root: Schema) -> frozenset[str]:
         seen.add(id(one))
         if own := _own_kinds(one):
             kinds |= own
-        elif inner := _any_of(one) or (_all_of(one) if len(_all_of(one)) == 1 else []):
+        elif inner := any_of(one) or (_all_of(one) if len(_all_of(one)) == 1 else []):
             left += inner
         else:
             return frozenset()
     return frozenset(kinds)
+
+
+def followed(schema: Schema, root: Schema) -> Schema:
+    """What *schema* refers to, also where that is all that an allOf holds."""
+    for _ in range(_MAX_REFERENCES):
+        schema = resolved(schema, root)
+        if _own_kinds(schema) or len(_all_of(schema)) != 1:
+            break
+        schema = _all_of(schema)[0]
+    return schema
 
 
 def _own_kinds(schema: Schema) -> set[str]:
@@ -82,7 +93,8 @@ def _own_kinds(schema: Schema) -> set[str]:
     return set()
 
 
-def _any_of(schema: Schema) -> list[Schema]:
+def any_of(schema: Schema) -> list[Schema]:
+    """The alternatives of *schema*."""
     return _schemas(schema.get("anyOf") or schema.get("oneOf"))
 
 
@@ -98,11 +110,12 @@ def is_text(kinds: frozenset[str]) -> bool:
     return kinds == {"string"}
 
 
-def json_of(text: str, kinds: frozenset[str]) -> str:
-    """*text* as JSON of one of *kinds*; a text that is none of them is a string."""
+def json_of(text: str, kinds: frozenset[str], *, is_marked: bool = False) -> str:
+    """*text* as JSON of one of *kinds*; a text that is none of them is a string. *is_marked*: it is
+    JSON, even if that is of a string."""
     if not is_text(kinds):
         for decoded in _readings(text.strip()):
-            if not isinstance(decoded, str) and _fits(decoded, kinds):
+            if (is_marked or not isinstance(decoded, str)) and _fits(decoded, kinds):
                 return json.dumps(decoded, ensure_ascii=False)
     return json.dumps(text, ensure_ascii=False)
 
@@ -123,10 +136,10 @@ def _readings(text: str) -> list[Any]:
 
 
 def _fits(value: Any, kinds: frozenset[str]) -> bool:
-    if kinds <= {"integer"} and kinds and isinstance(value, float):
-        return value.is_integer()
+    if kinds and "number" not in kinds and isinstance(value, float):
+        return "integer" in kinds and value.is_integer()
     return not kinds or any(kind in kinds for kind in _KINDS.get(type(value), ()))
 
 
 def _kind(value: Any) -> str:
-    return "string" if isinstance(value, str) else _KINDS.get(type(value), ("object",))[0]
+    return _KINDS.get(type(value), ("object",))[0]

@@ -194,6 +194,7 @@ def limited(properties: dict[str, Any]) -> Tool:
             "properties": properties,
             "required": ["text"],
             "additionalProperties": False,
+            "$defs": {"colour": {"enum": ["red", "1"]}, "digit": {"enum": [1, 2]}},
         },
     )
 
@@ -204,6 +205,15 @@ SHORT = limited(
         "unit": {"type": "string", "enum": ["a", "b c"]},
         "n": {"type": "integer", "minimum": 0, "maximum": 30},
         "on": {"type": "boolean"},
+        "colour": {"allOf": [{"$ref": "#/$defs/colour"}]},
+        "digits": {"type": "array", "items": {"$ref": "#/$defs/digit"}, "minItems": 1},
+        "at": {
+            "type": "object",
+            "properties": {"x": {"$ref": "#/$defs/digit"}},
+            "required": ["x"],
+            "additionalProperties": False,
+        },
+        "maybe": {"anyOf": [{"$ref": "#/$defs/digit"}, {"type": "null"}]},
     }
 )
 
@@ -223,7 +233,7 @@ def test_whatever_the_grammar_lets_be_written_is_read(
         token = seed.choice([token for token in allowed if token < 256])
         assert matcher.consume_token(token)
         wrote.append(token)
-        assert len(wrote) < 2000
+        assert len(wrote) < 4000
     text = wrote.decode()
     parser = ToolParser(format, {SHORT.name: SHORT.parameters}, streams=True, only_calls=True)
     pieces = parser.feed(text) + parser.flush()
@@ -249,7 +259,12 @@ def test_many_references_to_large_definitions_make_no_endless_grammar() -> None:
 @named
 def test_arguments_that_are_a_reference_are_held(format: ToolFormat) -> None:
     """Between tags they were free."""
-    schema = {"$ref": "#/definitions/args", "definitions": {"args": SHORT.parameters}}
+    schema = {
+        "$ref": "#/definitions/args",
+        "definitions": {
+            "args": {**SHORT.parameters, "properties": {"text": {}, "n": {"const": 30}}}
+        },
+    }
     tool = Tool(name="t", parameters=schema)
     good, bad = (written(format, (call("t", {"text": "a", "n": n}),)) for n in (30, 31))
     assert allowed_of(format, (tool,), good) == good
