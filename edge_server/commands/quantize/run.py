@@ -19,7 +19,7 @@ _EPILOG = f"""\b
 Examples:
   spillover quantize run model-F16.gguf model-Q4_K_M.gguf
   spillover quantize run model-F16.gguf small.gguf --type IQ3_M --imatrix auto
-  spillover quantize run F16.gguf m.gguf --tensor '^output\\.=Q8_0' --tensor attn_v=Q6_K
+  spillover quantize run F16.gguf m.gguf --tensor token_embd=Q8_0 --tensor attn_v=Q6_K
   spillover quantize run model-F16.gguf m.gguf --type Q3_K_M --dry-run
 
 Types, most bits first: {", ".join(FILE_TYPES)}. See docs/quantize.md.
