@@ -72,9 +72,10 @@ function factsOf(question) {
   const n = question.privacy?.redacted ?? 0;
   const images = question.n_images ? ` and ${counted(question.n_images, "image", "images")}` : "";
   const private_ = n ? `, with ${counted(n, "private text", "private texts")} replaced by placeholders` : "";
+  const more = question.preview?.may_grow ?? true ? ", and what is written until you reply" : ""; // known with the preview
   return [
     ["Reason", question.reason_in_words],
-    ["Leaves this device", `${counted(question.n_messages, "message", "messages")}${images}, and what is written until you reply${private_}`],
+    ["Leaves this device", `${counted(question.n_messages, "message", "messages")}${images}${more}${private_}`],
     ["Costs", costOf(question.estimate)],
   ];
 }
