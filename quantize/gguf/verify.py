@@ -29,9 +29,13 @@ def verify(order: VerifyOrder, progress: Progress) -> Verdict | None:
     from spillover.runtime.llama.opening.opening import open_any_gguf, open_gguf
 
     progress("checking", 0, 2)
+    header = read_header(order.target)
+    is_for_embedding = is_made_for_embedding(header)
+    # Models for embeddings have no more positions than they were trained for.
+    n_ctx = min(N_CTX, header.n_ctx_train or N_CTX) if is_for_embedding else N_CTX
     options = EngineOptions(
-        n_ctx=N_CTX,
-        n_kv=N_CTX,
+        n_ctx=n_ctx,
+        n_kv=n_ctx,
         n_parallel=1,
         n_prefix_cached=0,
         n_threads=order.n_threads,
@@ -39,7 +43,7 @@ def verify(order: VerifyOrder, progress: Progress) -> Verdict | None:
         second_layout="off",
         use_extra_bufts=False,
     )
-    if is_made_for_embedding(read_header(order.target)):
+    if is_for_embedding:
         open_any_gguf(order.target, options)
         return None
     with closing(open_gguf(order.target, options).backend) as target:

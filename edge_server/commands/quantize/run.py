@@ -128,6 +128,8 @@ def run(
             )
     for note in made.notes:
         print_note(f"spillover: warning: {note}")
+    if check and not dry_run and made.verdict is None:
+        print_note("spillover: the new file makes vectors: it loads, and was not compared further")
     for reason in made.refusals:
         print_note(f"spillover: would be refused: {reason}")
     if as_json:

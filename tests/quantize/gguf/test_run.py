@@ -24,7 +24,7 @@ from spillover.quantize.gguf.recipe import Plan, Recipe
 from spillover.quantize.gguf.run import run
 from spillover.quantize.gguf.verify import VerifyOrder, verify
 from spillover.quantize.verification import most_divergence
-from tests import tiny_gguf, tiny_models
+from tests import tiny_bert, tiny_gguf, tiny_models
 from tests.quantize.gguf.places import CONFIG, order_for, silent
 
 Q4 = Recipe(file_type="Q4_K_M")
@@ -176,6 +176,17 @@ def test_a_file_that_computes_nonsense_is_not_kept(source: Path, tmp_path: Path)
     broken = tiny_gguf.write_model(tmp_path / "m.gguf", CONFIG, raw=raw)
     with pytest.raises(QuantizeError, match="no finite numbers"):
         verify(VerifyOrder(source=source, target=broken, n_threads=1), silent)
+
+
+def test_a_model_for_embeddings_is_only_loaded_and_that_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = tiny_bert.write_gguf(tmp_path / "bert.gguf", tiny_bert.weights())
+    asked = ["quantize", "run", str(source), str(tmp_path / "m.gguf"), "--type", "Q8_0"]
+    assert cli.run(asked) == 0
+    assert "makes vectors: it loads, and was not compared" in capfd.readouterr().err
+    assert cli.run([*asked[:3], str(tmp_path / "n.gguf"), *asked[4:], "--no-check"]) == 0
+    assert "compared" not in capfd.readouterr().err
 
 
 def test_a_file_that_exists_is_left_alone(source: Path, tmp_path: Path) -> None:
