@@ -269,3 +269,25 @@ def test_arguments_that_are_a_reference_are_held(format: ToolFormat) -> None:
     good, bad = (written(format, (call("t", {"text": "a", "n": n}),)) for n in (30, 31))
     assert allowed_of(format, (tool,), good) == good
     assert allowed_of(format, (tool,), bad) != bad
+
+
+@named
+def test_an_enum_behind_a_reference_is_held(format: ToolFormat) -> None:
+    """Between tags it was free."""
+    tool = limited({"text": {"$ref": "#/$defs/colour"}})
+    good, bad = (written(format, (call("t", {"text": text}),)) for text in ("red", "blue"))
+    assert allowed_of(format, (tool,), good) == good
+    assert allowed_of(format, (tool,), bad) != bad
+
+
+@pytest.mark.parametrize("format", [f for f in FORMATS if f.text_mark], ids=lambda f: f.name)
+def test_a_text_that_is_marked_as_json_is_read_as_json(format: ToolFormat) -> None:
+    """It kept its quotes."""
+    tool = limited({"text": {"type": ["string", "integer"]}})
+    mark = format.other_marks.partition("|")[0]
+    text = written(format, (call("t", {"text": 5}),)).replace(">5<", '>"a"<')
+    assert mark in text
+    parser = ToolParser(format, {"t": tool.parameters}, streams=True)
+    pieces = parser.feed(text) + parser.flush()
+    begun = "".join(piece.arguments for piece in pieces if isinstance(piece, CallDelta))
+    assert json.loads(begun) == {"text": "a"}
