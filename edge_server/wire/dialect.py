@@ -25,7 +25,7 @@ from spillover.runtime.embedding_request import EngineRequest
 from spillover.runtime.engine import TextEngine
 from spillover.runtime.events import Delta, Finished, ReasoningDelta, TokenLogprob, ToolCallDelta
 from spillover.runtime.request import AnswerDefaults, ToolCall
-from spillover.runtime.text.surrogates import valid_text
+from spillover.runtime.text.surrogates import valid_text, without_halves
 
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -158,7 +158,7 @@ class CallBuffer:
 def arguments_object(call: ToolCall) -> Any:
     """The arguments of *call* as an object; an empty one if max_tokens cut them."""
     try:
-        return msgspec.json.decode(valid_text(call.arguments) or "{}")
+        return msgspec.json.decode(without_halves(valid_text(call.arguments).encode()) or b"{}")
     except msgspec.DecodeError:
         return {}
 

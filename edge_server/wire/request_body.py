@@ -31,6 +31,7 @@ from spillover.runtime.request import (
 )
 from spillover.runtime.sampling import MAX_LOGIT_BIAS, Sampling
 from spillover.runtime.structured_output.limits import check_schema, with_bounds_that_travel
+from spillover.runtime.text.surrogates import without_halves
 
 MAX_MESSAGES = 4_096
 """Of one conversation."""
@@ -207,11 +208,6 @@ def _bounded(body: bytes, kind: type[B]) -> B:
     return decoder_of(kind).decode(body)
 
 
-_HIGH, _LOW = rb"u[dD][89abAB][0-9a-fA-F]{2}", rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
-_ESCAPE = re.compile(rb"\\(?:%b\\%b|(?P<half>%b|%b)|.)" % (_HIGH, _LOW, _HIGH, _LOW), re.DOTALL)
-"""Any escape sequence of a JSON text, so that the second of two backslashes begins none."""
-
-
 def decode(body: bytes, kind: type[B]) -> B:
     """*body* as *kind*, or a 400 that names the field at fault."""
     body = body.removeprefix(codecs.BOM_UTF8)
@@ -235,12 +231,6 @@ def decode(body: bytes, kind: type[B]) -> B:
         raise bad_request("the body is not UTF-8") from error
     except RecursionError as error:
         raise bad_request("the body is nested too deeply") from error
-
-
-def without_halves(body: bytes) -> bytes:
-    """*body* with U+FFFD for each half of a surrogate pair, as clients send that cut a text inside
-    an emoji."""
-    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape["half"] else escape[0], body)
 
 
 _STRING_OR_NUMBER = re.compile(

@@ -11,6 +11,8 @@ from jsonschema import Draft202012Validator, exceptions, validators
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from spillover.runtime.text.surrogates import without_halves
+
 _MAX_STEPS = 50_000
 _MAX_CHARS = 4_000_000
 _UNCHECKED = ("pattern", "patternProperties", "unevaluatedProperties", "format")
@@ -28,7 +30,7 @@ def follows(text: str, schema: dict[str, Any]) -> bool:
     an invalid schema, one that takes too long.
     """
     try:
-        value = msgspec.json.decode(text)
+        value = msgspec.json.decode(without_halves(text.encode("utf-8", "replace")))
     except (msgspec.DecodeError, RecursionError):
         return False
     if len(text) > _MAX_CHARS:

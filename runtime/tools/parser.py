@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from spillover.runtime.text.json_reader import JsonReader
+from spillover.runtime.text.surrogates import without_halves
 from spillover.runtime.tools.arguments import (
     Broken,
     Characters,
@@ -342,6 +343,6 @@ class ToolParser:
 
 def _decoded(text: str) -> Any:
     try:
-        return msgspec.json.decode(text.encode("utf-8", "replace"))
+        return msgspec.json.decode(without_halves(text.encode("utf-8", "replace")))
     except (msgspec.DecodeError, RecursionError) as error:
         raise Broken from error

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from spillover.edge_server.wire.errors import bad_request
-from spillover.edge_server.wire.request_body import without_halves
+from spillover.runtime.text.surrogates import without_halves
 
 _CAMEL = re.compile("(?<=[a-z])([A-Z])")
 _SMALL_BYTES = 1 << 20

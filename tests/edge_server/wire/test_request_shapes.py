@@ -10,12 +10,13 @@ import httpx
 import pytest
 from msgspec import structs
 
+from spillover.edge_server.wire.dialect import arguments_object
 from spillover.edge_server.wire.errors import WireError
 from spillover.edge_server.wire.llama_cpp.objects import timings
 from spillover.edge_server.wire.openai.chat import ChatBody, chat_request
 from spillover.edge_server.wire.request_body import decode, model_named
 from spillover.runtime.events import Finished, Measures, Timings, Usage
-from spillover.runtime.request import AnswerDefaults
+from spillover.runtime.request import AnswerDefaults, ToolCall
 
 
 def content_of(raw: bytes) -> str:
@@ -212,3 +213,9 @@ def test_a_long_number_behind_a_wrong_one_is_read_once() -> None:
     body = b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1.5, "x": %d}'
     with pytest.raises(WireError, match="max_tokens"):
         decode(body.replace(b"%d", b"1" * 900_000), ChatBody)
+
+
+def test_half_a_pair_in_a_call_does_not_empty_its_arguments() -> None:
+    """As clients of Ollama, Anthropic and Gemini get them: as an object."""
+    call = ToolCall(id="c", name="n", arguments=r'{"a": "\ud83d", "b": 1}')
+    assert arguments_object(call) == {"a": "\ufffd", "b": 1}

@@ -204,6 +204,7 @@ def test_a_lone_surrogate_does_not_break_a_streamed_call() -> None:
     text = '<tool_call>{"name": "add", "arguments": {"a": "\\ud83d"}}</tool_call>'
     found = heard([text], HERMES, streams=True)
     assert (found.text, found.calls) == ("", [["add", '{"a": "\\ud83d"}']])
+    assert heard([text], HERMES, streams=False).calls == found.calls  # a text, too
 
 
 def test_streamed_arguments_are_valid_json() -> None:
