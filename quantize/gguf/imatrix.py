@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from spillover.models.gguf_header import read_header
 from spillover.quantize.child import Progress
 from spillover.quantize.errors import QuantizeError
 from spillover.quantize.gguf.imatrix_file import Imatrix, write_imatrix
@@ -15,6 +16,7 @@ from spillover.quantize.gguf.matmul_inputs import MatmulInputs
 from spillover.quantize.texts import read_text
 from spillover.runtime.backend import Rows, Tokens
 from spillover.runtime.llama.batch import LlamaBatch
+from spillover.runtime.llama.embedding.plan import is_made_for_embedding
 from spillover.runtime.llama.governed_calls import GovernedCalls
 from spillover.runtime.llama.library import LOG, lib, start_library
 from spillover.runtime.llama.model import LlamaModel
@@ -42,8 +44,15 @@ class Calibrated(Struct, frozen=True, kw_only=True):
 
 
 def calibrate(order: ImatrixOrder, progress: Progress) -> Calibrated:
-    """Write the order's target. Raises QuantizeError, ModelError, OSError."""
+    """Write the order's target. Raises QuantizeError, ModelError, ModelFileError,
+    OSError."""
     text = read_text(order.text)
+    header = read_header(order.source)
+    if is_made_for_embedding(header) and 0 < header.n_ctx_train < _N_CHUNK:  # llama.cpp would abort
+        raise QuantizeError(
+            f"{order.source} reads {header.n_ctx_train} tokens at most, and an importance matrix "
+            f"needs {_N_CHUNK}: choose a type that needs none"
+        )
     start_library()
     model = LlamaModel(order.source, n_gpu_layers=0, use_extra_bufts=False)
     inputs = MatmulInputs()

@@ -19,7 +19,7 @@ from spillover.quantize.gguf.recipe import Recipe
 from spillover.quantize.onnx_export.from_gguf.source import GgufSource
 from spillover.quantize.texts import OWN_TEXT
 from spillover.runtime.llama.model import LlamaModel
-from tests import tiny_gguf
+from tests import tiny_bert, tiny_gguf
 from tests.quantize.gguf.places import CONFIG, silent
 
 MATRICES = {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}
@@ -93,6 +93,14 @@ def test_a_text_that_is_none_is_refused(source: Path, tmp_path: Path) -> None:
     """It was read as so many replacement characters."""
     order = ImatrixOrder(source=source, target=tmp_path / "i.gguf", text=source, n_threads=1)
     with pytest.raises(QuantizeError, match="is not text in UTF-8"):
+        calibrate(order, silent)
+
+
+def test_a_model_with_fewer_positions_than_a_chunk_is_refused(tmp_path: Path) -> None:
+    """llama.cpp ended the process at a position that the model has not."""
+    source = tiny_bert.write_gguf(tmp_path / "bert.gguf", tiny_bert.weights())
+    order = ImatrixOrder(source=source, target=tmp_path / "i.gguf", text=OWN_TEXT, n_threads=1)
+    with pytest.raises(QuantizeError, match="reads 48 tokens at most"):
         calibrate(order, silent)
 
 
