@@ -41,6 +41,7 @@ def new_file(target: Path, n_bytes: int = 0) -> Generator[Path]:
             yield scratch
         with _writing(target):
             _flush(scratch)
+            _check_new(target)  # the work may have taken hours
             os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
@@ -49,8 +50,7 @@ def new_file(target: Path, n_bytes: int = 0) -> Generator[Path]:
 def check_place(target: Path, n_bytes: int) -> None:
     """Check that *target* is new, and that *n_bytes* can be written there. Raises QuantizeError."""
     with _writing(target):
-        if target.exists() or target.is_symlink():
-            raise QuantizeError(f"{target} exists: choose another name, or remove it first")
+        _check_new(target)
         folder = _existing_folder(target)
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
@@ -62,6 +62,11 @@ def check_place(target: Path, n_bytes: int) -> None:
             f"{target} takes {n_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free on its "
             f"disk: {_ADVICE}"
         )
+
+
+def _check_new(target: Path) -> None:
+    if target.exists() or target.is_symlink():
+        raise QuantizeError(f"{target} exists: choose another name, or remove it first")
 
 
 @contextmanager
@@ -77,6 +82,7 @@ def new_folder(target: Path, n_bytes: int = 0) -> Generator[Path]:
             yield scratch
         with _writing(target):
             flush_folder(scratch)
+            _check_new(target)
             os.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

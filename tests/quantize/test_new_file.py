@@ -119,6 +119,16 @@ def test_a_file_that_grows_is_written_to_the_disk_meanwhile(
 
 
 @KINDS
+def test_what_somebody_else_made_meanwhile_is_left_alone(make: Make, tmp_path: Path) -> None:
+    """A file was replaced by the one that took longer."""
+    target = tmp_path / "m"
+    with pytest.raises(QuantizeError, match="m exists"), make(target):
+        target.write_text("theirs")
+    assert target.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@KINDS
 def test_a_place_that_is_no_folder_is_named(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
