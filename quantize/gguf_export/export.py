@@ -83,7 +83,7 @@ def export(
     n_params = sum(int(np.prod(tensor.shape)) for tensor in tensors)
     with new_file(target, n_bytes) as scratch:
         _write(scratch, source, metadata, described, tensors, progress)
-        notes = [*source.notes, *described.notes]
+        notes = [*source.notes, *described.notes, *_other_types(tensors, kind)]
         if has_llama() and is_checked:
             order = CheckOrder(path=scratch, folder=folder)
             with Child() as child:
@@ -180,6 +180,19 @@ def _write(
 def _add(writer: Any, key: str, value: Value) -> None:
     adders = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
     getattr(writer, f"add_{adders[type(value)]}")(key, value)
+
+
+def _other_types(tensors: list[StoredTensor], kind: str) -> list[str]:
+    """A note on matrices that have another type than was asked for."""
+    if kind == "auto":
+        return []
+    others = [one for one in tensors if one.kind != kind and len(one.shape) > 1]
+    if not others:
+        return []
+    return [
+        f"{len(others)} matrices with rows that blocks of {kind} do not divide become "
+        f"{others[0].kind}: the first is {others[0].name}"
+    ]
 
 
 def _file_type(tensors: list[StoredTensor]) -> int:

@@ -181,6 +181,13 @@ def test_weights_can_have_eight_bits(tmp_path: Path, unchecked: None) -> None:
     assert np.corrcoef(found.ravel(), hf_logits()["llama"].ravel())[0, 1] > 0.99
 
 
+def test_rows_that_no_block_divides_are_told(tmp_path: Path, unchecked: None) -> None:
+    config = {**tiny_models.CONFIGS["llama"], "intermediate_size": 80}
+    folder = tiny_models.write_byte_level(tmp_path / "hf", config)
+    (note,) = export(folder, tmp_path / "m.gguf", "Q8_0", silent).notes
+    assert "3 matrices with rows that blocks of Q8_0 do not divide become F16" in note
+
+
 @pytest.mark.parametrize("kind", ["BF16", "Q8_0"])
 def test_weights_that_are_no_numbers_are_named(
     tmp_path: Path, unchecked: None, kind: GgufType
