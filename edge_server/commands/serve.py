@@ -64,9 +64,10 @@ def _serve(settings: Settings) -> None:
         with models.default.loading(lambda: None, is_patient=True) as use:
             # Flask is slow to import: do that, and check the address, while the model loads.
             from spillover.edge_server.commands.routed import note_broken_fallback
-            from spillover.edge_server.web.server import check_bind, serve
+            from spillover.edge_server.web.server import check_bind, check_free, serve
 
             check_bind(settings)
+            check_free(settings)
             with note_if_slow(f"loading {models.default.name} …"):
                 card = models.default.settled(use).card
         with (

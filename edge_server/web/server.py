@@ -25,12 +25,18 @@ from spillover.edge_server.web.descriptors import OutOfDescriptors, allow_connec
 from spillover.edge_server.web.h11_protocol import IDLE_TIMEOUT_S, HardenedProtocol
 from spillover.edge_server.web.security import check_bind
 
-__all__ = ["check_bind", "serve"]
+__all__ = ["check_bind", "check_free", "serve"]
 
 MAX_HEAD_BYTES = 32 * 1024
 BACKLOG = 512
 SWITCH_INTERVAL_S = 0.0005
 """A tenth of Python's own: the event loop waits as long as this for each thread that computes."""
+
+
+def check_free(settings: Settings) -> None:
+    """Raise ConfigError where serve() could not listen, because another program does."""
+    for sock in _bind_all(settings):
+        sock.close()
 
 
 def serve(

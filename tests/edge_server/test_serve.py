@@ -223,11 +223,17 @@ def test_a_model_may_have_several_names(tmp_path: Path) -> None:
 
 
 def test_a_second_port_is_for_clients_of_ollama(tmp_path: Path) -> None:
+    # That it is taken was said when the model had been loaded: this one cannot be.
+    model = tmp_path / "damaged.gguf"
+    model.write_bytes(b"GGUF" + bytes(100))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "spillover.edge_server.cli", "serve", "--port", "0"]
         refused = subprocess.run(
-            [*command, "--ollama-port", str(port)], capture_output=True, text=True, check=False
+            [*command, str(model), "--ollama-port", str(port)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert refused.returncode == 2
         assert f"cannot listen on 127.0.0.1:{port}: " in refused.stderr
