@@ -179,10 +179,12 @@ def next_step_s(queues: Queues, pace: Pace) -> float | None:
 
 def admission_reserve(queues: Queues, sequence: Sequence, n_ctx: int) -> int:
     """KV cells besides those of its prompt that must be free before *sequence* begins: each of the
-    others writes a cell per step, and a sequence should not begin only to be preempted at once."""
+    others writes a cell per step and has the rest of its prompt to read, and a sequence should not
+    begin only to be preempted at once, again and again."""
     if not queues.n_running:
         return 1
-    return min(sequence.n_left(n_ctx), ADMISSION_RESERVE) + len(queues.decoding)
+    n_unread = sum(other.n_unread for other in (*queues.filling, *queues.prefilling))
+    return min(sequence.n_left(n_ctx), ADMISSION_RESERVE) + len(queues.decoding) + n_unread
 
 
 def victim(queues: Queues) -> Sequence:

@@ -203,6 +203,14 @@ def test_a_sequence_begins_alone_at_any_rate_and_beside_others_with_a_reserve() 
     assert admission_reserve(queues(decoding=2), newcomer, n_ctx=25) == 5 + 2
 
 
+def test_a_sequence_leaves_the_others_room_for_the_rest_of_their_prompts() -> None:
+    """It was preempted for them, began again at once, and nobody ever got further."""
+    newcomer, running = queues(prompts=(20,)).prefilling[0], queues(decoding=1, prompts=(30, 40))
+    running.filling.append(running.prefilling.pop())
+    reserve = admission_reserve(running, newcomer, n_ctx=1000)
+    assert reserve == ADMISSION_RESERVE + 1 + 30 + 40
+
+
 def test_the_last_one_to_come_is_preempted_and_waits_in_front() -> None:
     running = queues(decoding=2, prompts=(9,))
     last = victim(running)
