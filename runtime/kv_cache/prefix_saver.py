@@ -78,14 +78,14 @@ class PrefixSaver:
         if seq in self.unwritten:
             kept = Kept(kept.tokens[: self.unwritten[seq]], kept.n_preamble)
         n = self._save_part(seq, kept)
-        if n:
+        if n and self._lacking(kept.tokens):
             return n, None
         if seq in self.unwritten:
             self._write(seq)
-            return 0, None
+            return n, None
         self._settled.add(seq)
         self.wanted = None
-        return 0, seq if wanted is None and not self._n_unsaved(seq) else None
+        return n, seq if wanted is None and not self._n_unsaved(seq) else None
 
     def write_all(self) -> None:
         """Save at once what should be on disk."""

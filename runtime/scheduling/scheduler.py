@@ -316,6 +316,10 @@ class Scheduler:
         which the running answers have their step, and prompts none."""
         if self._queues.may_admit:
             self._admission.admit()
+        if not self._queues.decoding:
+            # An answer that gets cells of one that leaves while it is written has them in another
+            # order than their positions, and so slightly other numbers.
+            self._moves.make(0.0)
         if self._beside.can_read and not self._beside.is_reading:
             self._start_read()
         room_s: float | None = None
